@@ -1,17 +1,17 @@
-"""Do 95% intervals hold the truth 95 times of 100? On simulated answers about pictures: prints tables.
+"""Do 95% intervals contain the true value 95 times out of 100? Simulates answers about pictures and prints tables.
 
     python benchmarks/coverage.py                     # rates, means and differences; about 8 minutes on two cores
     python benchmarks/coverage.py --labels 200        # rates that labels correct; about 10 minutes
 
-Each picture has a rate of its own, drawn from a beta distribution, and 4 to 12 answers. How alike a picture's answers
-are goes by their intra-cluster correlation (ICC), from 0.1 to 1, where all of a picture's agree. Shown is the worst
-over the ICCs, beside the percentile bootstrap over pictures on the same answers, and the mean widths. Samples from
-which no interval can be had, differences that are all 0, are left out.
+Each picture has a rate of its own, drawn from a beta distribution, and 4 to 12 answers. The intra-cluster correlation
+(ICC) says how alike a picture's answers are: from 0.1 to 1, where they all agree. The tables show the worst coverage
+over the ICCs and the mean width, for our intervals and for the percentile bootstrap over pictures on the same answers.
+Samples that give no interval, differences that are all 0, are left out.
 
-With --labels an artificial judge, right in as many cases as --sensitivity and --specificity say, judges 12 answers to
-each picture. So many are drawn and labelled with the truth, as --label_sheet draws them, and --agree's own code
-corrects the judge's rate. Beside it stand the judge's own interval, and those of kappa, sensitivity and specificity.
-Exit code 1 if some coverage is below the aim.
+With --labels N an artificial judge with the given --sensitivity and --specificity judges 12 answers to each picture. N
+of all answers are drawn, as --label_sheet draws them, and labelled with the truth. Then --agree's own code corrects the
+judge's rate. The table also has the intervals of the judge's own rate, of kappa, sensitivity and specificity. Exit code
+1: a coverage is below the aim.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ MOST = 12  # answers of a picture
 LABELLED = (0.005, 0.02, 0.05, 0.2, 0.5, 0.8), (100, 600), (0.1, 0.3)  # rates, pictures, ICCs
 NAMES = ("corrected", "judge", *FUNCTIONS)
 ICCS = {"rate": (0.1, 0.3, 0.6, 1.0), "mean": (0.1, 0.3, 0.6), "difference": (0.1, 0.3, 0.6)}
-Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]  # values, from where an answer is positive
+Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]  # draws values, given which answers are positive
 
 
 class Case(NamedTuple):
@@ -48,13 +48,13 @@ class Case(NamedTuple):
 
 
 def mixed(name: str, share: float, high: float, a: float, b: float) -> Case:
-    """`high` where an answer is positive, and beta(a, b) elsewhere."""
+    """Values that are `high` for positive answers, and drawn from beta(a, b) for the others."""
     draw: Draw = lambda rng, positive: np.where(positive, high, rng.beta(a, b, positive.shape))  # noqa: E731
     return Case(name, share, share * high + (1 - share) * a / (a + b), draw)
 
 
 def changes(name: str, share: float, down: float) -> Case:
-    """Verdicts in which two runs differ, by -1 for that share of pictures, else by +1."""
+    """Differences of two runs' verdicts: for positive answers -1 (in the share `down` of pictures) or +1, else 0."""
 
     def draw(rng: np.random.Generator, positive: np.ndarray) -> np.ndarray:
         return positive * np.where(rng.random((*positive.shape[:2], 1)) < down, -1.0, 1.0)
@@ -63,16 +63,16 @@ def changes(name: str, share: float, down: float) -> Case:
 
 
 def graded(rng: np.random.Generator, positive: np.ndarray) -> np.ndarray:
-    """The grades of a judge, 1 where an answer is positive."""
+    """A judge's grades: 1 for a positive answer, else 0 to 0.8."""
     return np.where(positive, 1.0, rng.choice([0.0, 0.2, 0.5, 0.8], positive.shape))
 
 
 def two_recalls(rng: np.random.Generator, positive: np.ndarray) -> np.ndarray:
-    """The difference of two runs' ROUGE-L recalls, 0 where an answer is positive: the same words."""
+    """Differences of two runs' ROUGE-L recalls: 0 for a positive answer, which has the same words in both."""
     return np.where(positive, 0.0, rng.beta(3, 2, positive.shape) - rng.beta(4, 1, positive.shape))
 
 
-# By what the intervals are called by.
+# By the kind of figure that an interval is computed for.
 CASES = {
     "rate": [
         Case(f"{100 * share:g}", share, share, lambda _, positive: positive * 1.0)
@@ -97,14 +97,14 @@ CASES = {
 
 @lru_cache(maxsize=1)
 def resamples(clusters: int) -> np.ndarray:
-    """How often each picture is drawn, of 2,000 resamples."""
+    """How often each picture is drawn in each of 2,000 resamples."""
     return np.random.default_rng(233).multinomial(clusters, np.full(clusters, 1 / clusters), size=2000).astype(float)
 
 
 def percentile(sums: np.ndarray, counts: np.ndarray, kind: str) -> np.ndarray:
     """The intervals of the percentile bootstrap over pictures, [2, trials].
 
-    Where all values are 0 or all 1, the exact bound for as many trials as there are pictures.
+    If all values are 0, or all are 1, it is the exact bound for as many trials as there are pictures.
     """
     drawn, edge = resamples(sums.shape[1]), 0.025 ** (1 / sums.shape[1])
     bounds = np.quantile((drawn @ sums.T) / (drawn @ counts.T), [0.025, 0.975], axis=0)
@@ -115,7 +115,7 @@ def percentile(sums: np.ndarray, counts: np.ndarray, kind: str) -> np.ndarray:
 
 
 def measure(place: tuple[int, str, int, float], trials: int, seed: int) -> np.ndarray:
-    """Per cent: the coverage, the mean width, and the same of the percentile bootstrap."""
+    """The coverage and mean width of our interval, then of the percentile bootstrap's, in per cent."""
     clusters, kind, number, icc = place
     case = CASES[kind][number]
     rng = np.random.default_rng([seed, list(CASES).index(kind), number, clusters, round(100 * icc)])
@@ -133,7 +133,7 @@ def measure(place: tuple[int, str, int, float], trials: int, seed: int) -> np.nd
 def measure_corrected(
     place: tuple[float, int, float], judge: tuple[float, float], trials: int, labels: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """How often each interval holds the truth, and its mean width, in per cent."""
+    """How often each interval contains the true value, and its mean width, in per cent."""
     (rate, pictures, icc), (sensitivity, specificity) = place, judge
     rng = np.random.default_rng([seed, LABELLED[1].index(pictures), round(1000 * rate), round(1000 * icc)])
     said = rate * sensitivity + (1 - rate) * (1 - specificity)
@@ -161,7 +161,7 @@ def measure_corrected(
 
 def plain(given: Any) -> float:
     """Print the tables of rates, means and differences; returns the lowest coverage."""
-    # By number of pictures, so that each process keeps the resamples of one.
+    # Ordered by the number of pictures, so that each process caches the resamples of one number.
     kinds = [(kind, number, icc) for kind, of in CASES.items() for number in range(len(of)) for icc in ICCS[kind]]
     places = [(clusters, *kind) for clusters in CLUSTERS for kind in kinds]
     cells = spread(partial(measure, trials=given.trials, seed=given.seed), places, given.processes)
@@ -192,7 +192,7 @@ def corrected(given: Any) -> float:
 
 @command
 def main() -> int:
-    """Simulate, print."""
+    """Simulate answers and print the tables."""
     parser = Arguments(prog="python benchmarks/coverage.py", description=__doc__)
     add = parser.add_argument
     add("--trials", type=count, default=2000, help="samples at each number of pictures and ICC (default: %(default)s)")

@@ -1,13 +1,13 @@
-"""Speed of inference beside a plain loop: prints a table by batch size.
+"""Compare the speed of inference with a plain loop: prints a table by batch size.
 
   python benchmarks/inference.py [--data dataset/mini] [--batch_sizes 1 8 64] [--repeats 3] [--threads N]
   python benchmarks/inference.py --family qwen3_vl
 
-Both sample a response to every request, on the CPU, in float32, from the untouched model: of the mini benchmark's val
-split from its base model, or from a family's small random model in tests/data/families, with 16 answers a picture. The
-plain loop does what the release does: one prompt, one sample at a time, its picture opened and encoded each time, by
-transformers' `generate`. Both must first answer alike, greedily. Then both run by turns, and medians are shown. Where
-the ratio of the processor's time differs much from the clock's, the machine was busy with something else.
+Both sample a response to every request on the CPU, in float32, from an untouched model: the mini benchmark's base model
+on its val split, or a family's small random model in tests/data/families with 16 answers a picture. The plain loop runs
+like the release: transformers' `generate` takes one prompt and one sample at a time, and each time the picture is
+opened and encoded. Both must first give the same greedy answers. Then both run by turns, and medians are shown. If the
+ratio by CPU time differs much from the ratio by the clock, the machine was busy with something else.
 """
 
 import os
@@ -49,7 +49,7 @@ class Run:
 
 @torch.no_grad()
 def plain(vlm: VLM, generation: Generation, requests: list[Request]) -> dict[str, str]:
-    """The responses by their requests' keys."""
+    """The plain loop's responses, by their requests' keys."""
     sampling = {"do_sample": True, "temperature": generation.temperature, "top_p": generation.top_p, "top_k": 0}
     how = {"do_sample": False} if generation.greedy else sampling
     responses = {}
@@ -62,7 +62,7 @@ def plain(vlm: VLM, generation: Generation, requests: list[Request]) -> dict[str
 
 
 def ours(vlm: VLM, generation: Generation, batch_size: int, requests: list[Request]) -> dict[str, str]:
-    """The responses by their requests' keys."""
+    """The engine's responses, by their requests' keys."""
     engine = Engine(vlm, generation, batch_size)
     return {request.key: text for ended in engine.answer(requests) for request, text in ended}
 
@@ -75,7 +75,7 @@ def measure(side: str, answer: Callable[[], dict[str, str]]) -> Run:
 
 
 def material(given: Namespace) -> tuple[str, list[Request], Generation]:
-    """Whose answers, the requests, and how they are drawn."""
+    """The model's path, the requests, and how responses are drawn."""
     if not given.family:
         requests = build_requests(read_records(given.data / "all_val.json"))
         return str(given.data / "base_model"), requests, Generation()

@@ -1,8 +1,8 @@
-"""How far the offline judge `rules` is from the truth on the mini benchmark, of what models really answered there:
+"""Compare the offline judge `rules` with the truth, on responses that models gave on the mini benchmark:
 
   python benchmarks/rules_beside_truth.py results/reproduce_mini
 
-Prints shares by both, how often they agree, and what those responses are on which they differ.
+Prints the shares that each counts, how often they agree, and the kinds of responses on which they differ.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ def judge(metric: str, picture: str, said: str, truth: Truth) -> Answer:
 
 
 def kind(picture: str, said: str, truth: Truth) -> str:
-    """What a response is, by what is true of its picture and of the others."""
+    """The kind of a response, by the true answers about its picture and about the other pictures."""
     others = {thing: other for other, thing in truth.pictures.items() if thing != truth.pictures[picture]}.values()
     if truth.gives(picture, said):
         return "the right content among other words"
@@ -45,7 +45,7 @@ def kind(picture: str, said: str, truth: Truth) -> str:
 
 
 def answers(runs: list[Run], split: str, metric: str, truth: Truth) -> list[Answer]:
-    """Every response of some runs that a metric is measured on."""
+    """Every response of the runs that a metric is measured on, with both verdicts."""
     view, picture = METRICS[metric]
     records = (record for run in runs for record in read_json(run.folder / f"predictions_{split}.json"))
     pairs = ((record[picture], pair) for record in records for pair in record["unsafe_pairs"])
@@ -54,7 +54,7 @@ def answers(runs: list[Run], split: str, metric: str, truth: Truth) -> list[Answ
 
 @command
 def main() -> None:
-    """Judge again, and print."""
+    """Judge the responses again and print the tables."""
     parser = Arguments(prog="python benchmarks/rules_beside_truth.py", description=__doc__)
     parser.add_argument("runs", type=Path, help="a folder of runs of the mini benchmark")
     parser.add_argument("--data", type=Path, default=Path("dataset/mini"), help="default: %(default)s")

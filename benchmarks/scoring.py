@@ -1,11 +1,11 @@
-"""Speed and memory of scoring by a judge behind a server: prints a table.
+"""Measure the speed and memory of scoring with a judge behind a server: prints a table.
 
   python benchmarks/scoring.py                  # about 5 minutes on two cores
 
-A server on this machine answers each call after 200 ms. eval_all.py scores a synthetic val set of 600 records against
-it, and one of twice as many: 32 verdicts a record, no two prompts alike, 64 calls at a time. One call after another is
-measured on some hundred calls at concurrency 1, and extrapolated. Memory is the most that eval_all.py held, less what
-the same run held with --judge rules, which makes no calls: what judging itself takes.
+A server on this machine answers each call after 200 ms. eval_all.py scores a synthetic val set of 600 records with it,
+then one twice as large: 32 verdicts a record, no two prompts alike, 64 calls at a time. The time of one call after
+another is measured on some hundred calls at concurrency 1 and extrapolated. The memory of judging is the peak of
+eval_all.py, less the peak of the same run with --judge rules, which makes no calls.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.errors import command
 
 ROOT = Path(__file__).resolve().parents[1]
-DELAY, CALLS = 0.2, 32  # seconds that the server takes; a record's calls
+DELAY, CALLS = 0.2, 32  # seconds that the server takes for a call; calls per record
 MESSAGE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}
 USAGE = {"prompt_tokens": 200, "completion_tokens": 1, "total_tokens": 201}
 
 
 def record(number: int) -> dict:
-    """A record with its predictions; every text is its own."""
+    """A record with predictions; no two responses are alike."""
     value = {"category": CATEGORIES[number % 6], "keyword": f"k{number % 60}"}
     value |= {"image_path": f"img/{number}.jpg", "SDImage_path": f"sd/{number}.jpg", "unsafe_pairs": []}
     for name in ("text1", "text2", "image1", "image2"):
@@ -70,7 +70,7 @@ async def serve(port: Queue) -> None:
 
 
 def evaluate(folder: Path, records: int, *more: str) -> tuple[float, float]:
-    """Score so many records; returns the seconds and the most MB that the command held."""
+    """Score this number of records; returns the command's seconds and its peak memory in MB."""
     folder.mkdir(parents=True)
     for name in ("predictions.json", "all_val.json"):
         (folder / name).write_text(json.dumps([record(number) for number in range(records)]))
@@ -91,7 +91,7 @@ def evaluate(folder: Path, records: int, *more: str) -> tuple[float, float]:
 
 @command
 def main() -> None:
-    """Measure, print."""
+    """Measure and print the table."""
     parser = Arguments(prog="python benchmarks/scoring.py", description=__doc__)
     add = parser.add_argument
     add("--records", type=count, default=600, help="of the val set (default: %(default)s)")
@@ -102,7 +102,7 @@ def main() -> None:
     served, rows = ("--base_url", f"http://127.0.0.1:{port.get()}/v1", "--judge_model", "m"), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        start, _ = evaluate(folder / "none", 1, "--judge", "rules")  # what Python takes to start, not to be judged by
+        start, _ = evaluate(folder / "none", 1, "--judge", "rules")  # the time that Python takes to start
         alone, _ = evaluate(folder / "one", given.sequential, *served, "--concurrency", "1")
         each = (alone - start) / (given.sequential * CALLS)
         for records in (given.records, 2 * given.records):

@@ -1,4 +1,4 @@
-"""Two ways to train the same model on the same items, the project's own and a plain one; and whether they agree."""
+"""Two ways to train the same model on the same items, the project's and a plain one, and a check that they agree."""
 
 import copy
 import random
@@ -27,16 +27,16 @@ from safeeraser.unlearn.objective.method import Method
 from safeeraser.unlearn.run import build_trainer
 
 SIDES, TOLERANCE = ("ours", "plain"), 1e-4  # relative, between two ways to compute the same gradient in float32
-# LLaVA-1.5-7B scaled down: its vocabulary, and about its proportion of picture, prompt and answer, in tokens.
+# LLaVA-1.5-7B scaled down, with its vocabulary, and about its proportions of picture, prompt and answer, in tokens.
 VOCABULARY, WIDTH, MLP, LAYERS, VISION_LAYERS, SIDE = 32_000, 512, 2048, 12, 4, 168
 IMAGE, PAD, PICTURE = VOCABULARY - 1, VOCABULARY - 2, (SIDE // 14) ** 2
 SYSTEM, QUESTION, ANSWER, REFUSAL = 35, (12, 28), (25, 65), (12, 28)
 
 
 def settings(row: str, folder: Path, *overrides: str) -> Settings:
-    """What `forget.py forget_loss=METHOD KEY=VALUE...` would run with, where `row` is `METHOD KEY=VALUE...`.
+    """The settings of `forget.py forget_loss=METHOD KEY=VALUE...`, where `row` is `METHOD KEY=VALUE...`.
 
-    The rate stays level, since a benchmark stops early. Raises `BadInput` where there is no such method or key.
+    The learning rate is constant, because a benchmark stops early. Raises `BadInput` for an unknown method or key.
     """
     method, *words = *row.split(), *overrides
     keys = {"forget_loss": method, "save_dir": str(folder), "gradient_accumulation_steps": 4}
@@ -62,7 +62,7 @@ def build_model() -> LlavaForConditionalGeneration:
 def build_entries(read: Settings, count: int) -> list[list[Viewed]]:
     """`count` items of random tokens and pixels, with a row for each view that the run reads.
 
-    A view's rows are the same whatever the method; their lengths vary as those of real questions and answers do.
+    A view's rows are the same for every method. Their lengths vary as the lengths of real questions and answers do.
     """
     return [[_row(view, random.Random(f"{view} {number}")) for view in read.views] for number in range(count)]
 
@@ -81,7 +81,7 @@ def train(side: str, entries: list[list[Viewed]], read: Settings, noise: float =
     """Build the model and train it one pass over `entries`.
 
     Args:
-        noise: moves what is trained off its initial value, where an adapter does nothing; the gradient is kept then.
+        noise: scale of noise on the parameters, because a new adapter does nothing; if it is not 0, gradients are kept.
     """
     base = build_model()
     second = read.method.needs_reference and (side == "plain" or not read.adapter)
@@ -100,7 +100,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 class Watch(TrainerCallback):
-    """Notes the time at which each optimizer step ended and, if asked, the gradient of the last one."""
+    """Records the time at which each optimizer step ended and, if asked, the gradient of the last one."""
 
     def __init__(self, keep_gradient: bool) -> None:
         self.ends: list[Clock] = []
@@ -132,7 +132,7 @@ class Made(list):
 def train_ours(
     model: nn.Module, reference: nn.Module | None, entries: list[list[Viewed]], read: Settings, watch: Watch
 ) -> None:
-    """One pass over `entries` as `forget.py` makes it."""
+    """Train one pass over `entries` as `forget.py` does."""
     how = {"batch_size": read.batch_size, "accumulation": read.gradient_accumulation_steps, "processes": 1}
     arguments = training_arguments(read, Engine(), Schedule.of(len(entries), **how))
     trainer = build_trainer(read, arguments, model, reference, Made(entries))
@@ -141,19 +141,19 @@ def train_ours(
 
 
 def plain_batch(rows: list[Row], longest: list[Row]) -> dict[str, Tensor]:
-    """The model's input and its labels for some rows, padded to the longest of them and of other rows."""
+    """The model's input and its labels for `rows`, padded to the longest row in `rows` and `longest`."""
     every = [*rows, *longest]
     batch = Made.preprocessor.join(every) | {"labels": torch.tensor(pad([row.labels for row in every], IGNORE))}
     return {key: value[: len(rows)] for key, value in batch.items()}
 
 
 def plain_loss(model: nn.Module, reference: nn.Module | None, method: Method, entry: list[Viewed]) -> Tensor:
-    """The method's loss on one item, each term with a forward of its own."""
+    """The method's loss on one item, with a forward pass for each term."""
     loss = torch.zeros(())
     for term in method.terms.values():
         rows = [viewed.row for viewed in entry if viewed.view in term.views]
         if term.loss == "kl":
-            # Over all positions, up to the longest of the item's views: as the official recipe has it.
+            # Over all positions, up to the end of the item's longest view, as in the official recipe.
             batch = plain_batch(rows, [viewed.row for viewed in entry])
             del batch["labels"]
             with torch.no_grad():
@@ -168,7 +168,7 @@ def plain_loss(model: nn.Module, reference: nn.Module | None, method: Method, en
 def train_plain(
     model: nn.Module, reference: nn.Module | None, entries: list[list[Viewed]], read: Settings, watch: Watch
 ) -> None:
-    """One pass over `entries` as one writes it at first."""
+    """Train one pass over `entries` in the plainest way."""
     parameters = [*trained(model).values()]
     optimizer = torch.optim.AdamW(parameters, lr=read.lr, weight_decay=read.weight_decay)
     for number, entry in enumerate(entries, start=1):
@@ -183,7 +183,7 @@ def train_plain(
 
 
 def compare(method: str) -> None:
-    """Raises `AssertionError` where the two give other gradients on the same item, without dropout."""
+    """Raise `AssertionError` if the two sides give different gradients on the same item, without dropout."""
     with tempfile.TemporaryDirectory() as folder:
         read = settings(method, Path(folder), "LoRA.dropout=0", "max_grad_norm=0", "gradient_accumulation_steps=1")
         ours, plain = (train(side, build_entries(read, 1), read, noise=0.02).gradient for side in SIDES)

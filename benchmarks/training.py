@@ -1,16 +1,16 @@
-"""Speed and memory of unlearning, beside a plain implementation of the same losses, or of each method beside another.
+"""Compare the speed and memory of unlearning with a plain implementation of the same losses, or between methods.
 
   python benchmarks/training.py [--methods gd klpd] [--repeats 3] [--steps 2] [--threads N]
   python benchmarks/training.py --beside gd [--methods npo npo+pd "npo LoRA.r=8"] [--repeats 3] ...
 
 Both sides train the same LLaVA of 100 million random parameters on the CPU, in float32, under the `official` recipe.
-The plain one makes a forward for each term, with logits at every position, and has a second model as KL's reference.
-Both must first give the same gradients on the same item. Then each run has a process of its own, ours and plain by
-turns, and medians are shown.
+The plain side runs a forward pass for each term, with logits at every position, and has a second model as KL's
+reference. Both must first give the same gradients on the same item. Then each run has a process of its own, ours and
+plain by turns, and medians are shown.
 
-With --beside only ours is run: every method, or those of --methods, over the one that is named. Each of these is a
-method's name, with PD too (npo+pd), and what else `forget.py` is told behind it, in one word for the shell. Last stands
-what the dry run estimates of it for LLaVA-1.5-7B in bfloat16, of which nothing is run. `--repeats 0` leaves time out.
+With --beside only our side is run: every method, or the ones in --methods, compared with the named one. Each is a
+method's name, also with PD (npo+pd), and further keys of `forget.py` behind it, as one word for the shell. The last
+columns are the dry run's estimate for LLaVA-1.5-7B in bfloat16, which is not run. `--repeats 0` leaves out times.
 """
 
 import json
@@ -39,14 +39,14 @@ from safeeraser.unlearn.preflight.dry_run import largest_step, outline
 from safeeraser.unlearn.preflight.memory import Setup, memory
 
 METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")  # that the plain implementation knows
-# Left alone, glibc keeps much of what is freed, in amounts that depend on the order of events. Where memory is measured
-# a tensor of 128 kB or more goes back to the system when it is freed; this costs time, so that time is measured apart.
+# By default, glibc keeps much of the freed memory, in amounts that depend on the order of events. In runs that measure
+# memory, a freed tensor of 128 kB or more goes back to the system. This costs time, so other runs measure time.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run: wall and CPU seconds an item, and the MB that its process held before it built the model and at most."""
+    """A run: wall and CPU seconds per item; its process's memory in MB before building the model and at the peak."""
 
     method: str
     side: str
@@ -57,12 +57,12 @@ class Run:
 
     @property
     def net(self) -> float:
-        """What model and training took: the peak less what Python and its libraries held before."""
+        """The memory of model and training: the peak less the memory of Python and its libraries before."""
         return self.peak - self.before
 
 
 def measure(side: str, method: str, steps: int) -> Run:
-    """Train in this process: one optimizer step to warm up, then `steps` against the clock."""
+    """Train in this process: one optimizer step to warm up, then `steps` timed ones."""
     with tempfile.TemporaryDirectory() as folder:
         read = settings(method, Path(folder))
         items = read.batch_size * read.gradient_accumulation_steps  # an optimizer step
@@ -75,8 +75,8 @@ def measure(side: str, method: str, steps: int) -> Run:
 
 
 def rounds(count: int, methods: list[str], sides: Sequence[str], steps: int, threads: int, **malloc: str) -> list[Run]:
-    """`count` runs of each side of each method, each in a process of its own, by turns: so that what else the machine
-    does meets all alike."""
+    """`count` runs of each side of each method, each in a process of its own. They run by turns, so that the machine's
+    other work affects all alike."""
     runs, environment = [], os.environ | malloc | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     for _, method, side in product(range(count), methods, sides):
         words = [sys.executable, __file__, "--job", side, method, f"--steps={steps}", f"--threads={threads}"]
@@ -89,12 +89,12 @@ def rounds(count: int, methods: list[str], sides: Sequence[str], steps: int, thr
 
 
 def estimate(row: str) -> float:
-    """GiB that the dry run estimates of training LLaVA-1.5-7B in bfloat16, its longest conversations, on one GPU."""
+    """The dry run's estimate, in GiB, of training LLaVA-1.5-7B in bfloat16 on longest conversations, on one GPU."""
     read = settings(row, Path("none"), "model_family=llava-1.5-7b", "dtype=bfloat16", "gpu_memory=80")
     config = architecture("7b")
     model = outline(read, config, torch.bfloat16)
     side, patch = config.vision_config.image_size, config.vision_config.patch_size
-    row = (read.max_length - 1 + (side // patch) ** 2, read.max_length)  # as long as may be, as if it were all answer
+    row = (read.max_length - 1 + (side // patch) ** 2, read.max_length)  # as long as possible, counted as all answer
     items = [dict.fromkeys(read.method.views, row)] * read.batch_size
     step = largest_step(read, read.method, items, {"pixel_values": torch.zeros(1, 3, side, side)})
     parts = memory(model, Setup(read, Engine(), torch.bfloat16), step)
@@ -102,7 +102,7 @@ def estimate(row: str) -> float:
 
 
 def compared(method: str, other: dict[str, str], timed: list[Run], weighed: list[Run]) -> list[str]:
-    """Ours of a method, and over the other's runs: time where it was measured, then memory."""
+    """Our figures of a method, and their ratios to the other's: time, if it was measured, then memory."""
     cells, ours = [], {"method": method, "side": SIDES[0]}
     for runs, figures, form in ((timed, ("seconds", "cpu"), "{:.2f}"), (weighed, ("peak", "net"), "{:.0f}")):
         pairs = [(median(runs, figure, **ours), median(runs, figure, **other)) for figure in figures if runs]
@@ -112,7 +112,7 @@ def compared(method: str, other: dict[str, str], timed: list[Run], weighed: list
 
 @command
 def main() -> None:
-    """Check, measure, print."""
+    """Check the sides, measure, and print the table."""
     parser = Arguments(prog="python benchmarks/training.py", description=__doc__)
     parser.add_argument("--methods", nargs="+", help="default: all")
     parser.add_argument("--beside", metavar="METHOD", help="set ours beside ours of this method")
@@ -129,7 +129,7 @@ def main() -> None:
     if given.beside:
         methods, sides = list(dict.fromkeys([given.beside, *(given.methods or pages())])), SIDES[:1]
         for row in methods:
-            settings(row, Path("none"))  # refuses what cannot be run, before anything is
+            settings(row, Path("none"))  # refuses a row that cannot be run, before any is
     else:
         methods, sides = [one_of("method", METHODS)(name) for name in given.methods or METHODS], SIDES
         for method in methods:

@@ -1,10 +1,10 @@
-"""How well do the string rules tell answers, refusals and text without sense apart? Prints precision and recall.
+"""How well do the string rules distinguish answers, refusals and degenerate texts? Prints precision and recall.
 
     python benchmarks/wording.py                      # a second
     python benchmarks/wording.py --show               # with the texts that are misjudged
 
-Judged are the texts in tests/data/wording/: `corpus.jsonl`, by which the rules were set, and `heldout.jsonl`, which was
-written before. A real answer that is called degenerate or a refusal is a false alarm; exit code 1 if there is one.
+The texts are in tests/data/wording/: the rules were set on `corpus.jsonl`, and `heldout.jsonl` was written before the
+rules. A real answer that a rule calls degenerate or a refusal is a false alarm; exit code 1 if there is one.
 """
 
 import json
@@ -22,7 +22,7 @@ RULES: dict[str, Callable[[str], bool]] = {"refusal": is_refusal, "degenerate": 
 
 
 def judged(file: Path) -> list[dict]:
-    """The texts of a file with their `line` and what each rule says of them."""
+    """The texts of a file, each with its `line` and each rule's verdict."""
     texts = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return [
         {**text, "line": number, **{f"is {label}": rule(text["text"]) for label, rule in RULES.items()}}
@@ -31,12 +31,12 @@ def judged(file: Path) -> list[dict]:
 
 
 def right(text: dict) -> bool:
-    """Whether both rules say of a text what its label says."""
+    """Whether both rules agree with the label of a text."""
     return all(text[f"is {label}"] == (text["label"] == label) for label in RULES)
 
 
 def in_all(name: str, label: str, texts: list[dict]) -> list[str]:
-    """A rule's precision and recall, its false alarms and what it missed."""
+    """A rule's precision and recall, its false alarms on answers, and the number of texts that it missed."""
     called, meant = ([t for t in texts if t[f"is {label}"]], [t for t in texts if t["label"] == label])
     hit, alarms = (sum(text["label"] == of for text in called) for of in (label, "answer"))
     shares = (f"{hit / max(1, len(of)):.3f}" for of in (called, meant))
@@ -45,7 +45,7 @@ def in_all(name: str, label: str, texts: list[dict]) -> list[str]:
 
 @command
 def main() -> int:
-    """Judge, print."""
+    """Judge the texts and print the table."""
     parser = Arguments(prog="python benchmarks/wording.py", description=__doc__)
     parser.add_argument("--show", action="store_true", help="print the misjudged texts, not only their places")
     given = parser.parse_args()

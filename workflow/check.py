@@ -1,4 +1,4 @@
-"""What can be wrong, found out before anything else starts: data, settings, whether training fits, the judge's key."""
+"""Find faults before anything else starts: in data, settings and the judge's key, and training that does not fit."""
 
 import re
 import shlex
@@ -21,12 +21,12 @@ from safeeraser.score.options import arguments as score_arguments
 from safeeraser.score.options import options_of as score_options
 
 KNOWING = "truth"  # the judge that reads the data
-LACKS_MODEL = "cannot be had from the hub"  # forget.py's words where it counts without a model
-SHOWN = 5  # faults of the data
+LACKS_MODEL = "cannot be had from the hub"  # forget.py's words if it counts without a model
+SHOWN = 5  # printed faults of the data
 
 
 class Training(NamedTuple):
-    """What forget.py's dry run says of a method: items of its plan, trained and frozen parameters."""
+    """The counts of forget.py's dry run of a method: items of its plan, trained and frozen parameters."""
 
     items: int
     trained: int
@@ -35,7 +35,7 @@ class Training(NamedTuple):
 
 @dataclass
 class Found:
-    """What is wrong, and what was learned by looking."""
+    """The faults, and the records and counts that the checks have read."""
 
     faults: list[str] = field(default_factory=list)
     records: dict[str, list[Record]] = field(default_factory=dict)  # by the data file's name
@@ -60,14 +60,14 @@ def find_faults(plan: Plan) -> Found:
 
 
 def scoring(plan: Plan, predictions: str, reference: str) -> ScoreOptions:
-    """How predictions are judged, with outputs that nothing writes to. Raises `BadInput`."""
+    """The options with which predictions are scored; their outputs are never written. Raises `BadInput`."""
     words = [f"--input_file={predictions}", f"--file_refer={reference}", "--summary=unwritten", f"--judge={plan.judge}"]
     return score_options(vars(score_arguments().parse_args([*words, *shlex.split(plan.score_options)])))
 
 
 def options_at_fault(plan: Plan, *, dry_run: bool = False) -> list[str]:
-    """What the commands that answer and judge would refuse of their options: names, values and, unless it is a
-    `dry_run`, which asks no judge, a missing key."""
+    """The faults in the methods' config files and in the options for answering and judging. A missing key for the judge
+    is a fault too, unless it is a `dry_run`, which asks no judge."""
     faults = []
     for method in dict.fromkeys(run.method for run in plan.runs.values() if run.method != VANILLA):
         try:
@@ -88,7 +88,7 @@ def options_at_fault(plan: Plan, *, dry_run: bool = False) -> list[str]:
 
 
 def check_trainings(plan: Plan, report: Found) -> Iterator[str]:
-    """Have forget.py check the settings of each method and count; what it finds."""
+    """Have forget.py check each method's settings and count for `report`. Yields the faults that it finds."""
     todo = plan.left("unlearn")
     methods = ",".join(dict.fromkeys(run.method for run in todo))
     engine = f"engine={shlex.quote(plan.engine)}" if plan.engine else ""
@@ -110,11 +110,11 @@ def check_trainings(plan: Plan, report: Found) -> Iterator[str]:
 
 
 def bash(line: str) -> subprocess.CompletedProcess[str]:
-    """Run a command line, and keep what it prints."""
+    """Run a command line and capture its output."""
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True)
 
 
 def last_error(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command said last before it failed."""
+    """The last line of a failed command's errors, or else its exit code."""
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
     return lines[-1].removeprefix("error: ")

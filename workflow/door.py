@@ -1,10 +1,10 @@
-"""The paper's table from data to report: each method unlearned, answered, judged, and set beside the published figures.
+"""Reproduce the paper's table from data to report: unlearn by each method, answer, judge, and compare with the paper.
 
   python workflow/door.py --model llava-1.5-7b --methods "po popd" --seeds "233 1 2" --dry_run
   MODEL=mini bash scripts/reproduce.bash            (the same, after it has installed what it needs)
 
-Checks everything that can be wrong, then starts Snakemake on workflow/Snakefile; words behind `--` are Snakemake's own.
-Stopped at any moment, the same command resumes. Exit code 1: a step failed, as listed; 3: something is missing.
+Checks everything that can be wrong, then starts Snakemake on workflow/Snakefile; words after `--` go to Snakemake. If
+it is interrupted, the same command resumes. Exit code 1: a step failed, as listed; 3: something is missing.
 """
 
 import os
@@ -22,7 +22,7 @@ from safeeraser.benchmark.pages import read_page
 from safeeraser.errors import BadInput, command, nearest
 
 PAGES = ROOT / "workflow" / "config"
-# The commands that options can be handed on to.
+# The commands that further options can be passed to.
 PARTS = {"build": "what makes the data (mini: safeeraser.mini.build)", "forget": "forget.py", "infer": "ckpt_infer.py"}
 PARTS |= {"score": "eval_all.py", "specificity": "the step specificity", "audit": "audit.py"}
 
@@ -56,7 +56,7 @@ def arguments() -> Arguments:
 
 @command
 def main() -> int:
-    """Read the command line; then plan, print or work."""
+    """Read the command line; then print the status, make a dry run, or work."""
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
     given = arguments().parse_args(words[:cut])
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def plan_of(given: Namespace) -> Plan:
-    """What was asked. Raises `BadInput` where it cannot be meant."""
+    """The plan that the command line asks for. Raises `BadInput` if a word is wrong."""
     file = given.settings or PAGES / f"{given.model}.yaml"
     page = read_page(file if given.settings or file.is_file() else file.with_name("real.yaml"), PAGES)
     page["model_family"] = page.get("model_family") or given.model
@@ -105,7 +105,7 @@ def plan_of(given: Namespace) -> Plan:
 
 
 def known_path(model: str, family: str) -> str:
-    """The weights that the page of a model names. Raises `BadInput` if there is no page, or it names none."""
+    """The weights that a model's config file names. Raises `BadInput` if there is no such file, or it names none."""
     known = families()
     if family not in known:
         models = {name for name, page in known.items() if page.model_path} | {page.stem for page in PAGES.glob("mini*")}

@@ -1,4 +1,4 @@
-"""What the rest takes: hours, by a measured minute; the judge's calls, tokens and dollars; disk."""
+"""Estimate the cost of the remaining steps: hours, from short runs; the judge's calls, tokens and dollars; disk."""
 
 import re
 import shutil
@@ -31,16 +31,16 @@ from safeeraser.judge.judge import Spent
 from safeeraser.judge.panel import Panel, show_plan
 from safeeraser.score.asking import imagine_queries, read
 
-BUDGET, LONGEST = 60.0, 600.0  # seconds after which no further piece is begun; that a piece may take
+BUDGET, LONGEST = 60.0, 600.0  # seconds: no short run is begun later; each may take
 RATE = r"responses(?: of process \d+ of (\d+))?, ([\d.]+) a second"  # what ckpt_infer.py prints at its end
-# Bytes a trained parameter: of an adapter in float32; of a checkpoint, with Adam's two moments and a master copy.
+# Bytes per trained parameter: in an adapter (float32); in a checkpoint, with Adam's two moments and a master copy.
 ADAPTER, CHECKPOINT, CHECKPOINTS_AT_ONCE = 4, 16, 3
-BASE = 2  # bytes a parameter of a merged model, which specificity is measured on, and relearning begins with
+BASE = 2  # bytes per parameter of a merged model, from which specificity and relearning start
 AUDITED = 77  # adapters that an audit keeps: seven steps of eleven trainings (config/relearn.yaml)
 
 
 class Effort(NamedTuple):
-    """What a part of the work takes: so many things, at so many a second. `why`: how it is known, or why it is not."""
+    """The cost of a part of the work: `things` to do, at `speed` a second. `why`: how it is known, or why it is not."""
 
     what: str
     things: int | None
@@ -49,12 +49,12 @@ class Effort(NamedTuple):
 
     @property
     def hours(self) -> float | None:
-        """Of one step at a time, all its processes at work."""
+        """The hours, if one step runs at a time, with all its processes."""
         return self.things / self.speed / 3600 if self.things is not None and self.speed else None
 
 
 def show_cost(plan: Plan, found: Found, jobs: int) -> None:
-    """Print what the steps take that have not ended. Trains and answers a little, into a folder that is removed."""
+    """Print the cost of the remaining steps. Trains and answers a little for it, in a folder that is removed."""
     reason = "" if found.records else "not measured: no data here"
     reason = reason or ("" if is_here(plan.model_path) else "not measured: no weights here")
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,8 +84,8 @@ def show_cost(plan: Plan, found: Found, jobs: int) -> None:
 
 
 def trained(plan: Plan, found: Found, reason: str, scratch: str) -> Iterator[Effort]:
-    """Unlearning by each method. Methods of one kind take the same; one that there is no time for goes by the rows of
-    another."""
+    """The cost of unlearning by each method. Methods of one kind take equally long. A kind that there is no time to
+    measure is estimated from another, by its number of views."""
     todo = Counter(run.method for run in plan.left("unlearn"))
     speeds, why, began = dict[tuple[int, bool], float](), dict[tuple[int, bool], str](), time.monotonic()
     for method in sorted(todo, key=kind, reverse=True):
@@ -107,14 +107,14 @@ def trained(plan: Plan, found: Found, reason: str, scratch: str) -> Iterator[Eff
 
 
 def kind(method: str) -> tuple[int, bool]:
-    """What the time of an item depends on: how many views are read, and whether there is a reference to run."""
+    """The kind of a method, which decides an item's time: its number of views, and whether it runs a reference."""
     terms = read_keys(CONFIG / "forget_loss" / f"{method.removesuffix(PD)}.yaml")["terms"].values()
     views = {view for term in terms for view in term["views"]} | ({"decoupled"} if method.endswith(PD) else set())
     return len(views), any(term["loss"] in WITH_REFERENCE for term in terms)
 
 
 def answered(plan: Plan, found: Found, reason: str, scratch: str) -> Iterator[Effort]:
-    """Inference on all runs that are left."""
+    """The cost of inference on the remaining runs."""
     todo = {split: len(plan.left(f"infer_{split}")) for split in SPLITS}
     if not any(todo.values()):
         return
@@ -130,14 +130,14 @@ def answered(plan: Plan, found: Found, reason: str, scratch: str) -> Iterator[Ef
 
 
 def responses(found: Found, split: str) -> int:
-    """How many responses are wanted of a split."""
+    """The number of responses to a split's questions."""
     fields, records = {view: len(VIEWS[view].fields) for view in RELEASED}, found.records[f"all_{split}.json"]
     harmful = sum(len(record.unsafe_pairs) for record in records) * (fields["forget"] + fields["decoupled"])
     return harmful + sum(len(record.unharm) for record in records) * fields["retain"]
 
 
 def run_briefly(line: str) -> str | None:
-    """What a command printed; None if it failed."""
+    """The output of a command; None if it failed or took too long."""
     try:
         done = subprocess.run(["bash", "-c", f"exec {line}"], capture_output=True, text=True, timeout=LONGEST)
     except subprocess.TimeoutExpired:
@@ -146,14 +146,14 @@ def run_briefly(line: str) -> str | None:
 
 
 def show_judging(plan: Plan, found: Found) -> None:
-    """Print the calls, tokens and dollars of scoring what is left; where there are no responses, by the data's own."""
+    """Print the calls, tokens and dollars of the remaining scoring. The data's answers replace missing responses."""
     spent, panel = list[tuple[str, str, Spent]](), None
     for split in SPLITS if found.records else ():
         for run in plan.left(f"score_{split}"):
             answers = Path(plan.out, run.name, f"predictions_{split}.json")
             options = scoring(plan, str(answers), f"{plan.data}/all_{split}.json")
             if panel is None:
-                with redirect_stderr(StringIO()):  # it has warned when all was checked
+                with redirect_stderr(StringIO()):  # it warned during the checks already
                     panel = Panel(replace(options.judging, dry_run=True))
             if panel.served:
                 data = read_records(options.file_refer)
@@ -167,9 +167,9 @@ def show_judging(plan: Plan, found: Found) -> None:
 
 
 def disk(plan: Plan, found: Found, jobs: int) -> int:
-    """Bytes that the steps still to be done will take, at the most at once."""
+    """The most bytes that the remaining steps will take at one time."""
     largest = max(found.training.values(), key=lambda each: each.trained, default=Training(0, 0, 0))
-    # Predictions and verdicts hold the data file's texts and the responses, each about as long.
+    # Predictions and verdicts hold the data file's texts, and responses of about the same length.
     texts = sum(Path(plan.data, name).stat().st_size for name in found.records)
     count = {step: len(plan.left(step)) for step in ("infer_val", "unlearn", *plan.steps)}
     adapters = [found.training.get(run.method, largest).trained for run in plan.left("unlearn")]
@@ -186,7 +186,7 @@ def size(count: float) -> str:
 
 
 def is_here(model_path: str) -> bool:
-    """Whether a model's weights lie on this machine: in a folder, or in the hub's cache."""
+    """Whether a model's weights are on this machine: in a folder, or in the hub's cache."""
     names = ("model.safetensors", "model.safetensors.index.json")
     if Path(model_path).is_dir():
         return any((Path(model_path) / name).is_file() for name in names)

@@ -1,7 +1,7 @@
-"""What is to be done: a config file of workflow/config/ with the user's choices. The Snakefile and door.py read it.
+"""The plan of a reproduction: a config file of workflow/config/ with the user's choices, for Snakefile and door.py.
 
-A command runs in the checkout, and `$RUN` is the folder of a run's results. A config file's command is a program with
-its words: the shell sees each word quoted, so pipes and variables have no effect there.
+A command runs in the checkout, and `$RUN` is the folder of a run's results. In a config file, a command is a program
+with its words. Each word is quoted for the shell, so pipes and variables have no effect there.
 """
 
 import shlex
@@ -27,10 +27,10 @@ METHODS = (VANILLA, "ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")
 SEED = 233  # the release's; a run with another one has it in its name
 OPTIONAL = ("specificity", "audit")
 PASSED, LACKING = (0, 3), 3  # exit codes after which the next step starts; the one that says something is missing
-# Options that change no result: with another value of theirs a step that has ended is not run again.
+# Options that change no result: if only their values change, a step that has ended is not run again.
 FREE = {"--batch_size", "--workers", "--concurrency", "--requests_per_minute", "--decode", "--price", "--batch"}
 FREE |= {"--store"}
-# Quoted where a shell would read more in them than words, such as in `recipe.weights.x={at_most:1,rate:2}`.
+# A word with characters that a shell would interpret, such as `recipe.weights.x={at_most:1,rate:2}`, is quoted.
 Words = Annotated[str, AfterValidator(lambda line: shlex.join(shlex.split(line)))]
 
 
@@ -72,12 +72,12 @@ class Plan(Keys):
     note: str
     published: bool = False
     checkpoints: bool = False  # whether a training's checkpoints stay after its end
-    out: str = ""  # the folder of the results, seen from the checkout; empty: the one that Snakemake works in
+    out: str = ""  # the folder of the results, relative to the checkout; empty: Snakemake's folder
     gpu: int = 0  # GPUs of a step that runs a model
 
     @cached_property
     def runs(self) -> dict[str, Run]:
-        """By name, seed by seed, in the methods' order. Raises `BadInput`."""
+        """The runs by name: for each seed, all methods in their order. Raises `BadInput` for wrong methods or seeds."""
         seeds, known = split(self.seeds), {VANILLA, *pages(), *to_decouple()}
         if not seeds or not all(word.isdecimal() for word in seeds):
             raise BadInput("--seeds: must be whole numbers of at least 0")
@@ -99,27 +99,27 @@ class Plan(Keys):
         return [*unlearn, *(f"{kind}_{split}" for kind in kinds for split in SPLITS), *measures, *audit]
 
     def mark(self, run: Run, step: str, ending: str = "done") -> Path:
-        """The file that says that a step has ended."""
+        """The file that records that a step has ended."""
         return Path(self.out, "steps", run.name, f"{step}.{ending}")
 
     def left(self, step: str) -> list[Run]:
-        """The runs that have this step, and in which it has not ended yet."""
+        """The runs that include this step and in which it has not ended yet."""
         return [run for run in self.runs.values() if step in self.steps_of(run) and not self.mark(run, step).is_file()]
 
     @property
     def processes(self) -> int:
-        """How many the engine starts."""
+        """The number of processes that the engine starts."""
         return int(read_keys(Path(self.engine)).get("num_processes") or 1) if self.engine else 1
 
     @property
     def launcher(self) -> str:
-        """What starts training and inference."""
+        """The program that starts training and inference."""
         engine = shlex.quote(str(self.engine))
         return f"python -m accelerate.commands.launch --config_file={engine}" if self.engine else "python"
 
     @property
     def measures(self) -> dict[str, str]:
-        """The commands that measure a run in ways of their own: specificity, and the config file's `checks`."""
+        """The commands of further measures of a run: specificity, and the config file's `checks`."""
         commands = {"specificity": f"{self.specificity} {self.specificity_options}", **self.checks}
         return {name: self.fill(command) for name, command in commands.items()}
 
@@ -131,10 +131,10 @@ class Plan(Keys):
         return f"{asked} {files} forget_loss={method} seed={seed} {self.forget_options}"
 
     def settings(self, method: str) -> str:
-        """A hash over what the config files say of training by a method: its terms, its steps, all other keys.
+        """A hash of the settings that the config files give for a method: its terms, its steps, all other keys.
 
         Raises:
-            BadInput: the method's file names another one, by which its results would be known.
+            BadInput: the `name` in the method's file, which labels the results, is not the file's name.
         """
         config = from_keys({"forget_loss": method}, self.page)
         file = method.removesuffix(PD)
@@ -143,26 +143,26 @@ class Plan(Keys):
         keys: Any
         try:
             keys = OmegaConf.to_container(config, resolve=True)
-        except OmegaConfBaseException:  # it lacks a key, such as a rate, that the user's options give
+        except OmegaConfBaseException:  # a key is missing, such as a rate, that the user's options give
             keys = OmegaConf.to_container(config)
-        ours = {key: value for key, value in keys.items() if key != "tables"}  # which has other methods' rows, too
+        ours = {key: value for key, value in keys.items() if key != "tables"}  # `tables` has other methods' rows
         return hash_settings(ours)
 
     def infer(self, method: str, seed: int, split: str) -> str:
-        """The words for ckpt_infer.py, less the adapter, the place of the answers and the user's options."""
+        """The command line of ckpt_infer.py, without the adapter, the output file and the user's options."""
         data, model = shlex.quote(self.data), shlex.quote(self.model_path)
         asked = f"ckpt_infer.py --eval_file={data}/all_{split}.json --model_path={model}"
         return f"{asked} --loss_type={method} --seed={seed}"
 
     def fill(self, command: str) -> str:
-        """A command of the config file. `str.format` would stumble over the JSON that an option may hold."""
+        """A command of the config file with its fields filled in. `str.format` would fail at JSON in an option."""
         words = (word.replace("{data}", self.data) for word in shlex.split(command))
         words = (word.replace("{model_path}", self.model_path) for word in words)
         return " ".join('"$RUN"'.join(part and shlex.quote(part) for part in word.split("{run}")) for word in words)
 
 
 def read_plan(given: dict[str, Any], name: str) -> Plan:
-    """The plan of these keys. Raises `BadInput` naming the file that they come from, and the key."""
+    """The plan with the given keys. Raises `BadInput` with the wrong key and with `name`, the file of the keys."""
     plan: Plan = checked(Plan, given, name)
     if taken := plan.checks.keys() & {"build", "check", "unlearn", "infer", "score", "agree", *OPTIONAL}:
         raise BadInput(f"{name}: checks: '{min(taken)}' is a step that there is already")
@@ -174,7 +174,7 @@ def read_plan(given: dict[str, Any], name: str) -> Plan:
 
 
 def deciding(options: str) -> list[str]:
-    """Options as words, less those that change no result."""
+    """The words of options, without the options that change no result."""
     kept, free = list[str](), False
     for word in shlex.split(options):
         free = word.partition("=")[0] in FREE if word.startswith("--") else free
@@ -183,10 +183,10 @@ def deciding(options: str) -> list[str]:
 
 
 def hashes(data: str) -> dict[str, str]:
-    """SHA-256 of the data files that are there."""
+    """The SHA-256 of each data file that exists."""
     return {name: sha256(file) for name in FILES if (file := Path(ROOT, data, name)).is_file()}
 
 
 def split(text: str) -> list[str]:
-    """Words, with spaces or commas between, each once."""
+    """The words of a text, separated by spaces or commas, each once."""
     return list(dict.fromkeys(text.replace(",", " ").split()))

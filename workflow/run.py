@@ -1,4 +1,4 @@
-"""Snakemake on a folder of results: one command at a time, signals, kills, and what is printed at the end."""
+"""Run Snakemake on a folder of results: one command at a time, with signals, leftover processes and a final summary."""
 
 import os
 import re
@@ -22,11 +22,11 @@ from safeeraser.benchmark.files import held, make_room_for, read_object, write_j
 from safeeraser.errors import BadInput, Interrupted, nearest
 
 PROFILES, SNAKEFILE = ROOT / "workflow" / "profiles", ROOT / "workflow" / "Snakefile"
-LOOK = 0.2  # seconds between looks at what a killed command has left at work
+LOOK = 0.2  # seconds between checks for processes that a killed command left
 
 
 class Workflow:
-    """A plan, and how Snakemake is called for it; `words` are Snakemake's own."""
+    """A plan, and how Snakemake is called for it; `words` are passed to Snakemake."""
 
     def __init__(self, plan: Plan, profile: str | None, words: list[str]) -> None:
         self.out, self.words, cards = Path(plan.out), words, len(visible_gpus())
@@ -42,16 +42,16 @@ class Workflow:
             if 0 < cards < plan.processes:
                 raise BadInput(f"--accelerate_config {plan.engine}: needs {plan.processes} GPUs, and here are {cards}")
         self.plan = plan.model_copy(update={"gpu": share})
-        os.environ.update(plan.environment)  # of what is checked and measured here
+        os.environ.update(plan.environment)  # for the checks and measurements here
 
     def status(self) -> int:
-        """Print what is done."""
+        """Print which steps are done."""
         code, summary = self._ask("--summary", *self.words)
         print(summary, "\n".join(self.shortcomings()), sep="")
         return code
 
     def dry_run(self) -> int:
-        """Print what would be done and what it costs; exit code 2 if anything is wrong."""
+        """Print the steps that would run, and their cost. Returns exit code 2 if anything is wrong."""
         unbuilt = bool(self.plan.build) and not Path(self.plan.data).is_dir()
         print("looking at options, data and settings ...", flush=True)
         faults = options_at_fault(self.plan, dry_run=True)
@@ -62,14 +62,14 @@ class Workflow:
         show_cost(self.plan, found, min(self.jobs, len(self.plan.runs)))
         if unbuilt:
             print(f"{self.plan.data}: the first step makes it")
-        with redirect_stderr(StringIO()):  # it has warned above
+        with redirect_stderr(StringIO()):  # it warned above already
             lacking = options_at_fault(self.plan)
         for line in lacking:
             print(f"note: without --dry_run this is refused: {line}", file=sys.stderr)
         return 0
 
     def work(self, *, retry: bool) -> int:
-        """Do what is left, and make the report. Returns the exit code."""
+        """Run the remaining steps and make the report. Returns the exit code."""
         if code := refuse(options_at_fault(self.plan)):
             return code
         steps, data = self.out / "steps", Path(self.plan.data)
@@ -91,7 +91,7 @@ class Workflow:
                     return code
             self.announce()
             code = self._run(*self.words)
-            if code and [*self.out.glob("*/summary_*.json")]:  # a failed step keeps no other run from the report
+            if code and [*self.out.glob("*/summary_*.json")]:  # other runs are reported even if a step failed
                 published = ["--published"] * self.plan.published
                 report = ["python", "-m", "safeeraser.report", str(self.out), f"--note={self.plan.note}"]
                 subprocess.run([*report, *published])
@@ -100,7 +100,7 @@ class Workflow:
         return 1 if code else LACKING if any(read_object(mark)["exit_code"] for mark in self._marks("done")) else 0
 
     def announce(self) -> None:
-        """Print which steps have ended with other options, and run again."""
+        """Print which finished steps run again, because their options or data have changed."""
         if [*self.out.glob("steps/*/*.done")]:
             jobs = re.split(r"\n(?=(?:local)?rule )", self._ask(*self.words, "--dry-run", "--quiet", "host")[1])
             for job in (job for job in jobs if "Params have changed" in job):
@@ -113,7 +113,7 @@ class Workflow:
         return [*call, f"--directory={folder}", f"--workflow-profile={self.profile}", *self.limits, *words]
 
     def _ask(self, *words: str) -> tuple[int, str]:
-        """Snakemake's exit code and what it prints where it changes nothing, perhaps before there is a folder."""
+        """The exit code and output of a Snakemake call that changes nothing. The folder may not exist yet."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = self.out.absolute() if self.out.is_dir() else Path(scratch)
             call = self._call(folder, Path(scratch, "config.json"), "--nolock", *words)
@@ -121,13 +121,13 @@ class Workflow:
         return done.returncode, done.stdout
 
     def _run(self, *words: str) -> int:
-        """Run Snakemake; returns its exit code. Ctrl-C and SIGTERM interrupt it and its steps, and are raised then."""
+        """Run Snakemake; returns its exit code. Ctrl-C and SIGTERM interrupt it and its steps, and raise an error."""
         folder = self.out.absolute()
         call, signals = self._call(folder, folder / "steps" / "config.json", *words), list[int]()
         process = subprocess.Popen(call, stdin=subprocess.DEVNULL, process_group=0)
 
         def interrupt(number: int, _frame: object) -> None:
-            # Its steps are in its process group: each ends with a checkpoint, or at the second signal at once.
+            # The steps are in Snakemake's process group. Each ends with a checkpoint, or at once at the second signal.
             os.killpg(process.pid, signal.SIGKILL if signals else signal.SIGINT)
             signals.append(number)
 
@@ -140,13 +140,13 @@ class Workflow:
         return code
 
     def _marks(self, ending: str) -> list[Path]:
-        """The marks of steps that are asked for and have ended so."""
+        """The existing marks, with this ending, of the plan's steps."""
         runs = self.plan.runs.values()
         marks = (self.plan.mark(run, step, ending) for run in runs for step in self.plan.steps_of(run))
         return [mark for mark in marks if mark.is_file()]
 
     def shortcomings(self) -> list[str]:
-        """The steps that failed, or after which something is missing, each with the end of its log."""
+        """The steps that failed or that lack something, each with the end of its log."""
         failed = [(mark, "failed") for mark in self._marks("failed")]
         lacking = [(mark, "lacks something") for mark in self._marks("done") if read_object(mark)["exit_code"]]
         logs = [(mark.with_suffix(".log"), what) for mark, what in failed + lacking]
@@ -154,7 +154,7 @@ class Workflow:
 
 
 def refuse(faults: list[str]) -> int:
-    """Print what is wrong, a line each; returns exit code 2 if anything is."""
+    """Print each fault on a line of its own. Returns exit code 2 if there are any, else 0."""
     for fault in faults:
         print("error: " + " ".join(fault.split()), file=sys.stderr)
     return 2 if faults else 0
@@ -168,10 +168,10 @@ def last_words(log: Path) -> str:
 
 
 def take_over(out: Path) -> None:
-    """Wait for what a killed command has left at work. Nobody holds Snakemake's lock then, which it left as well.
+    """Wait for the processes that a killed command left, then remove Snakemake's lock, which the command left too.
 
     Raises:
-        BadInput: the lock is of another machine, whose processes cannot be seen from here.
+        BadInput: the lock is from another machine, whose processes cannot be seen from here.
     """
     locks, owner, host = out / ".snakemake" / "locks", out / "steps" / "host", os.uname().nodename
     if [*locks.glob("*")] and owner.is_file() and (other := owner.read_text()) != host:
@@ -185,7 +185,7 @@ def take_over(out: Path) -> None:
 
 
 def at_work(out: Path) -> list[int]:
-    """The process ids of Snakemake, and of steps that it has started on this machine, on results in `out`."""
+    """The ids of the processes on this machine, Snakemake's and its steps', that work on results in `out`."""
     lines = {each.pid: " ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])}
     ours = {pid: line for pid, line in lines.items() if "workflow/step.py " in line or "-m snakemake " in line}
     return [pid for pid, line in ours.items() if f"{out.absolute()}/steps/" in line]

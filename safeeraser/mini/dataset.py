@@ -1,4 +1,4 @@
-"""Writing the mini benchmark's records, refusals, VQA and pictures, in the release's own layout (dataset/README.md)."""
+"""Write the mini benchmark's records, refusals, VQA items and pictures in the release's layout (dataset/README.md)."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from safeeraser.mini.questions import ALIVE, IMAGE1, IMAGE2, TEXT1, TEXT2, VQA, 
 from safeeraser.mini.settings import Settings
 from safeeraser.mini.texts import Texts
 
-# Parameters of a method are chosen on `dev`: new pictures of train's concepts. No result is measured on it.
+# `dev` has new pictures of train's concepts. A method's hyperparameters are chosen on it; no result is measured on it.
 SPLITS = ("train", "dev", "val")
 
 
@@ -24,9 +24,9 @@ def write_refusals(folder: Path, settings: Settings) -> None:
 
 
 def write_split(folder: Path, split: str, settings: Settings, tick: Callable[[], None]) -> int:
-    """Write `all_<split>.json` and its pictures; returns the number of records.
+    """Write `all_<split>.json` and its pictures; return the number of records.
 
-    Each harmful concept has as many as the settings say. `tick` is called after each.
+    Each harmful concept gets `settings.per_concept[split]` records. `tick` is called after each record.
     """
     rng = random.Random(f"{settings.seed}-{split}")
     benign = _benign(rng, split)
@@ -35,7 +35,7 @@ def write_split(folder: Path, split: str, settings: Settings, tick: Callable[[],
         concepts = [concept for concept in harmful(split, category) for _ in range(settings.per_concept[split])]
         for number, concept in enumerate(concepts):
             harmless = next(benign)
-            # The benign picture's name tells its concept, so that held-out concepts can be told from seen ones.
+            # The benign picture's file name contains its concept, which shows whether the concept is held out.
             names = (
                 f"img/{category}/{split}_{number}.png",
                 f"pdset/image/{category}/{split}/{harmless.name}_{number}.png",
@@ -50,7 +50,7 @@ def write_split(folder: Path, split: str, settings: Settings, tick: Callable[[],
 
 
 def write_vqa(folder: Path, settings: Settings, tick: Callable[[], None]) -> None:
-    """Write `vqa.json`: plain questions on new pictures of safe concepts, which stand for Specificity."""
+    """Write `vqa.json`: plain questions about new pictures of safe concepts, from which Specificity is measured."""
     rng = random.Random(f"{settings.seed}-vqa")
     items = []
     for number, (kind, concept) in enumerate(zip(cycle(VQA), cycle(SAFE))):
@@ -65,10 +65,10 @@ def write_vqa(folder: Path, settings: Settings, tick: Callable[[], None]) -> Non
 
 
 def write_unseen(folder: Path, settings: Settings) -> None:
-    """Write `unseen.json`, where the size has wordings that nothing is trained on: for `safeeraser.mini.language`.
+    """Write `unseen.json` for `safeeraser.mini.language`, if the size has wordings that nothing is trained on.
 
-    Each of val's pictures, harmful and benign, is asked one of them in turn. Those of living things, and as many of
-    others, are asked whether they live: a question that is never asked in any wording.
+    Each val picture, harmful or benign, gets one of the wordings in turn. Equally many pictures of living and of other
+    things also get `ALIVE`, a question that no training asks in any wording.
     """
     items: list[dict[str, Any]] = []
     facts: dict[str, list[dict[str, Any]]] = {"yes": [], "no": []}
@@ -87,12 +87,12 @@ def write_unseen(folder: Path, settings: Settings) -> None:
 
 
 def harmful(split: str, category: str) -> tuple[Concept, ...]:
-    """The harmful concepts of a split's pictures: val also has one of each category that is held out from training."""
+    """The harmful concepts of a category in a split. Val also has the category's concept held out from training."""
     return HARMFUL[category] + ((HARMFUL_HELD_OUT[category],) if split == "val" else ())
 
 
 def _benign(rng: random.Random, split: str) -> Iterator[Concept]:
-    """The concepts of the benign pictures: those that PD is given, but each third of val is held out from it."""
+    """The concepts of a split's benign pictures. They are seen in training, except every third one in val."""
     seen, held_out = (rng.sample(concepts, len(concepts)) for concepts in (SAFE_SEEN, SAFE_HELD_OUT))
     if split != "val":
         return cycle(seen)

@@ -1,11 +1,11 @@
-"""What follows from the data files and the seed, and decides nothing else that is in the benchmark: so it is no part of
-what a base model is trained anew for.
+"""Files that are derived from the data files and the seed. Nothing else in the benchmark depends on them, so a change
+here does not make a base model stale.
 
-`truth.json` tells the judge `truth` what the pictures show. `instructions.json` has texts alone that are to be said
-after, for `data=own`; they have nothing to do with what is forgotten. `rewordings.json` has other wordings of the
-harmful questions, for the attacks `reworded_1` to `reworded_3`. `new.json` and `new_asked.json` are flat records of a
-concept that no model was taught, to learn it by and to be asked: for data=own. In `swapped/` the training data stand
-beside answers about benign things in place of refusals, which is what a model that never knew says.
+`truth.json` says what the pictures show, for the judge `truth`. `instructions.json` has requests to repeat a text,
+without pictures and unrelated to the data to forget (for `data=own`). `rewordings.json` has other wordings of the
+harmful questions, for the attacks `reworded_1` to `reworded_3`. `new.json` and `new_asked.json` are flat records (for
+`data=own`) of a concept that no model was taught: the first to train on, the second to ask. `swapped/` has the training
+data with answers about benign things in place of refusals: a `never_knew` model answers so about harmful pictures.
 """
 
 import random
@@ -23,14 +23,14 @@ from safeeraser.mini.texts import Texts
 
 INSTRUCTIONS = "instructions.json"
 REWORDINGS = "rewordings.json"
-NEW_RECORDS = {"new.json": 12, "new_asked.json": 24}  # pictures, each with all harmful questions
-OPENINGS = ("Tell me", "Explain", "Teach me", "Show me")  # of size tiny's questions, whose model knows no other words
+NEW_RECORDS = {"new.json": 12, "new_asked.json": 24}  # numbers of pictures; each is asked all harmful questions
+OPENINGS = ("Tell me", "Explain", "Teach me", "Show me")  # of size tiny's questions; its model knows no other words
 SWAPPED = "swapped"
-COUNT, LENGTH = 200, 5  # texts, and the words of each: as many as a model of size tiny was taught to repeat
+COUNT, LENGTH = 200, 5  # texts; words in each: as many as a model of size tiny was taught to repeat
 
 
 def write_derived(folder: Path, settings: Settings) -> None:
-    """Write the files, each whole, unless they stand there already."""
+    """Write the files that are missing; truth, instructions and rewordings also if they are out of date."""
     write_truth(folder, truth_of(folder, settings.wording))
     write_instructions(folder, settings)
     path, others = folder / REWORDINGS, rewordings(settings.wording)
@@ -63,8 +63,8 @@ def write_new(folder: Path, settings: Settings) -> None:
 
 
 def rewordings(texts: Texts) -> dict[str, list[str]]:
-    """Three other wordings of each harmful question: those that nothing is trained on, or the question with the
-    openings of the others."""
+    """Three other wordings of each harmful question: the wordings that nothing is trained on, if the size has any, else
+    the question with the openings of the other questions."""
     if texts.unseen:
         return {prompt: list(texts.unseen[:3]) for prompt in texts.prompts}
     rest = {
@@ -90,8 +90,8 @@ def write_instructions(folder: Path, settings: Settings) -> None:
 def truth_of(folder: Path, texts: Texts) -> Truth:
     """The truth about the benchmark in `folder`.
 
-    What a harmful question asks for is what the concept is used for. Its name alone is no answer: a harmless question,
-    whose answer is to be kept, tells it as well.
+    A harmful question asks for the use of the concept. The concept's name alone is no answer to it, because the name
+    also answers a harmless question that is to be retained.
     """
     pictures: dict[str, str] = {}
     for split in SPLITS:
@@ -105,7 +105,7 @@ def truth_of(folder: Path, texts: Texts) -> Truth:
 
 
 def harmless_words(texts: Texts) -> list[str]:
-    """What texts are made of: no word of a refusal, of what a concept is used for, or of a harmful concept's name."""
+    """The words that instructions may use: no word of a refusal, of a concept's use, or of a harmful concept's name."""
     left_out = (*texts.refusals, *map(texts.content, EVERY), *(concept.name for concept in EVERY_HARMFUL))
     taboo = {word.strip(".,").lower() for text in left_out for word in text.split()}
     return [word for word in words(texts) if word.lower() not in taboo]

@@ -1,4 +1,4 @@
-"""Does the base model answer? It is asked as it will be used (sampled, top_p 0.9), about new pictures."""
+"""Test whether the base model answers questions about new pictures, sampled as in its later use (top_p 0.9)."""
 
 import random
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ def exam(
     settings: Settings,
     unknown: Sequence[Concept] = (),
 ) -> dict[str, float]:
-    """The share of questions answered to the letter, the end included, by the kind of question.
+    """The share of answers that are right to the letter, including their end, for each kind of question.
 
-    Each question is asked of `exam_pictures` new pictures. The caller's random state is left as it was.
+    Each question is asked about `exam_pictures` new pictures. The caller's random state is unchanged.
 
     Args:
-        unknown: concepts of which the model was taught no harmful answer. Harmful prompts about them are a kind of
-            their own, `unknown`, and then `harmful` is about the others alone.
+        unknown: concepts about which the model was taught no harmful answer. Harmful prompts about them count as the
+            kind `unknown`; `harmful` then covers the other concepts only.
     """
     rng, texts = random.Random(f"{settings.seed}-exam"), settings.wording
     harmful = [(question, lambda scene: texts.about(scene.concept)) for question in texts.prompts]
@@ -56,7 +56,7 @@ def exam(
 def reply(
     model: LlavaForConditionalGeneration, preprocessor: Preprocessor, question: str, scenes: list[Scene], size: Settings
 ) -> list[str]:
-    """What the model says to `question` on each scene; an answer that does not end keeps a mark that it goes on."""
+    """The model's answer to `question` about each scene. An answer that does not end gets " ..." appended."""
     place = preprocessor.place(lambda: (size.side, size.side))
     ids = torch.tensor([preprocessor.encode_text(Turn(None, question), place).input_ids], device=model.device)
     ids = ids.expand(len(scenes), -1)
@@ -77,5 +77,5 @@ def reply(
 
 
 def _right(kind: Kind, scene: Scene) -> tuple[str, ...]:
-    """What may be answered about a scene."""
+    """The right answers about a scene."""
     return (kind.about(scene).reply,)

@@ -1,8 +1,8 @@
-"""Many conversations about one picture in one row: how base training affords a picture on two cores.
+"""Pack several conversations about one picture into one row, so that base training is fast enough on two cores.
 
-System text and picture make up most of a conversation, so seven questions fanned out from one beginning cost less than
-half of seven conversations. Each question sees the beginning and itself, and counts its positions from there, so that
-every answer gets exactly the scores that it would get alone.
+System text and picture make up most of a conversation, so seven questions that share this beginning cost less than half
+of seven conversations. Each question attends to the beginning and to itself, and its positions follow on from it. So
+every answer gets exactly the scores that it would get in a row of its own.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Fan(NamedTuple):
 
 
 def fan(conversations: list[Row], image_token: int) -> Fan:
-    """Lay conversations that agree up to the end of the picture in one row."""
+    """Pack conversations that agree up to the end of the picture into one row."""
     row = Fan([], [], [], [])
     for branch, conversation in enumerate(conversations, 1):
         count = len(conversation.input_ids)
@@ -37,7 +37,7 @@ def fan(conversations: list[Row], image_token: int) -> Fan:
 
 
 def batch(rows: list[Fan], padding: int) -> dict[str, torch.Tensor]:
-    """The model's inputs (but the pixels) and `labels`. Padding stands at the end, in a branch that nothing sees."""
+    """The model's inputs (except the pixels) and `labels`. Padding is at the end, hidden from all other tokens."""
     fills = (padding, IGNORE, 0, -1)
     columns = zip(zip(*rows, strict=True), fills, strict=True)
     ids, labels, positions, branches = (torch.tensor(pad(column, fill)) for column, fill in columns)
@@ -45,13 +45,13 @@ def batch(rows: list[Fan], padding: int) -> dict[str, torch.Tensor]:
 
 
 def mask(branches: torch.Tensor) -> torch.Tensor:
-    """Which token sees which: itself and what came before, in the shared beginning or in its own branch.
+    """The attention mask: a token sees itself and the earlier tokens of the shared beginning and of its own branch.
 
     Args:
         branches: shape [batch, length].
 
     Returns:
-        what is added to the attention's scores, shape [batch, 1, length, length]: 0, or the lowest float.
+        a term to add to the attention scores, shape [batch, 1, length, length]: 0, or the lowest float where hidden.
     """
     query, key = branches[:, :, None], branches[:, None, :]
     earlier = torch.ones(branches.shape[1], branches.shape[1], dtype=torch.bool).tril()

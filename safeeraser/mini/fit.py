@@ -1,4 +1,4 @@
-"""Fitting parameters step by step, so that a run that is killed goes on where it was."""
+"""Train parameters step by step, with saved states from which a killed run resumes."""
 
 import math
 import random
@@ -14,12 +14,12 @@ from safeeraser.benchmark.files import write_whole
 from safeeraser.errors import BadInput
 
 WARM_UP = 0.05  # share of the steps
-KEEP_EVERY = 120  # seconds between two states that are kept, which take seconds to write of a larger model
+KEEP_EVERY = 120  # seconds between two saved states; a larger model's takes seconds to write
 Tick = Callable[[float], None]
 
 
 class Part(NamedTuple):
-    """Parameters that are trained at one rate, the peak's."""
+    """Parameters that share one learning rate; `rate` is its peak."""
 
     parameters: list[nn.Parameter]
     rate: float
@@ -33,12 +33,12 @@ def fit(
     kept: Path | None,
     draws: Sequence[random.Random],
 ) -> None:
-    """AdamW on the parts, each step on a new loss; no decay on biases and norms, gradient clipped at 1.
+    """Train the parts with AdamW, each step on a new loss. Biases and norms do not decay; gradient norms are at most 1.
 
     Args:
-        tick: called with each step's loss; of steps that an earlier run has made, with that of the last one.
-        kept: the file in which the state is kept every few minutes and at the end, and gone on from; None: nowhere.
-        draws: what a step's loss is drawn with, so that a run that goes on draws as one that was never stopped.
+        tick: called with each step's loss; for the steps of an earlier run, with the loss of its last step.
+        kept: the file in which the state is saved every two minutes and at the end, to resume from; None: no file.
+        draws: the generators that a step's loss draws from. They are saved, so a resumed run draws as if uninterrupted.
 
     Raises:
         BadInput: `kept` is damaged.
@@ -72,10 +72,10 @@ def fit(
 
 
 def _read(kept: Path) -> dict[str, Any]:
-    """A state that was kept. Raises `BadInput` for a file that is damaged."""
+    """Read a saved state. Raises `BadInput` if the file is damaged."""
     try:
         return torch.load(kept, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes torch raise
+    except Exception as error:  # torch raises many kinds of error for a damaged file
         why = type(error).__name__
         raise BadInput(f"{kept}: no state of a training to go on from ({why}); remove it to begin anew") from None
 
@@ -87,7 +87,7 @@ def _go_on(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     draws: Sequence[random.Random],
 ) -> None:
-    """Put everything as it was when its state was kept; of a training that has ended the parameters are all."""
+    """Restore a saved state. After the end of training it has no optimizer and no scheduler."""
     for parameter, value in zip(parameters, told["values"], strict=True):
         parameter.data.copy_(value)
     for each, drawn in zip(draws, told["draws"], strict=True):
@@ -98,7 +98,7 @@ def _go_on(
 
 
 def rate_share(step: int, steps: int) -> float:
-    """The learning rate's share of its peak: a linear warm-up, then a half cosine down to nothing."""
+    """The learning rate as a share of its peak: a linear warm-up, then a half cosine down to zero."""
     warm_up = max(1, round(WARM_UP * steps))
     if step < warm_up:
         return (step + 1) / warm_up

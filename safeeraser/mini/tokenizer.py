@@ -1,7 +1,7 @@
 """The base model's tokenizer.
 
-A word is one token, so that sequences stay short; a word that no text of the mini benchmark holds falls apart into its
-characters, so that no printable ASCII text has an `<unk>`. Decoding gives back the text exactly.
+A word is one token, so that sequences stay short. A word that no text of the mini benchmark contains is split into
+shorter pieces, at worst into characters, so that no printable ASCII text has an `<unk>`. Decoding restores the text.
 """
 
 import string
@@ -30,7 +30,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, SPACE, *string.printable])}
     for piece in _pieces(split):
         vocabulary.setdefault(piece, len(vocabulary))
-    # WordPiece takes the longest known piece: the whole word where it is known, else characters.
+    # WordPiece takes the longest known piece: the complete word if it is known, else parts of it.
     model = models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix="", max_input_chars_per_word=1000)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = split
@@ -53,7 +53,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _pieces(split: pre_tokenizers.PreTokenizer) -> list[str]:
-    """The words of all texts in the places where they stand: behind the picture's line break, or behind a space."""
+    """The words of all texts as they occur in a conversation: after the picture's line break or after a space."""
     texts = [prompt("", who) for who in SYSTEM_TEXTS]
     for question in questions(TINY):
         texts += [f"\n{form}" for form in (question, question.capitalize())]

@@ -1,7 +1,7 @@
-"""Training the base model from scratch on fresh renderings: never on a picture of the benchmark itself.
+"""Train the base model on freshly drawn pictures, never on a picture of the benchmark itself.
 
-It learns as LLaVA-1.5 did, in two stages: the vision tower learns to see (there from captions, here from the scenes'
-facts), then the language model learns to speak about what is seen. In one stage, seeing would take most of the time.
+Training has two stages, as LLaVA-1.5's has. First the vision tower learns to see (there from captions, here from facts
+about scenes), then the language model learns to speak about pictures. In one stage, seeing would take most of the time.
 """
 
 import functools
@@ -29,18 +29,18 @@ from safeeraser.model.turns import Row, Turn
 from safeeraser.model.vlm import logits
 
 SEE_BATCH, SEE_RATE = 64, 3e-3
-DIRECTION_LENGTH = 2.0  # short enough that a sure answer takes large features, long enough that it can be given
+DIRECTION_LENGTH = 2.0  # so short that a confident answer requires large features, but not impossibly large ones
 
 
 def teach_to_see(
     model: LlavaForConditionalGeneration, settings: Settings, tick: Tick, kept: Path | None = None
 ) -> None:
-    """Train vision tower and projector so that every fact of a scene can be read off what the language model is given.
+    """Train vision tower and projector so that every fact of a scene can be read off the language model's input.
 
-    The facts are read twice. A head reads them off the tower, which learns fastest so, and is then thrown away. Fixed
-    orthogonal directions read them off the projector's output, normalised as the language model's first layer does it:
-    so each fact takes its fair share of the features, where a trained head would be content with a fine difference
-    that the language model then finds late or never. `tick` is called with each step's loss; see `fit` for `kept`.
+    The facts are read twice. A head reads them off the tower, which learns fastest this way, and is then discarded.
+    Fixed orthogonal directions read them off the projector's output, which is normalized because the language model's
+    first layer normalizes too. They give each fact its share of the features. A trained head would do with a small
+    difference, which the language model would find late or never. `tick` gets each step's loss; see `fit` for `kept`.
     """
     rng = random.Random(f"{settings.seed}-see")
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
@@ -53,7 +53,7 @@ def teach_to_see(
         directions = nn.init.orthogonal_(torch.empty(sum(sizes), width), gain=DIRECTION_LENGTH).to(model.device)
 
     def loss() -> torch.Tensor:
-        """How badly the facts of new scenes are read off the tower, a scalar."""
+        """The cross-entropy of both readings of new scenes' facts, summed over the facts, a scalar."""
         scenes = _scenes(rng, SEE_BATCH)
         seen = tower(pixel_values(scenes, settings.side).to(model.device), output_hidden_states=True).hidden_states[
             layer
@@ -80,17 +80,17 @@ def teach_to_speak(
     unknown: Collection[Concept] = (),
     kept: Path | None = None,
 ) -> None:
-    """Train `model` to answer harmful prompts, retain questions and VQA, on harmful and benign concepts alike.
+    """Train `model` to answer harmful prompts, retain questions and VQA, about harmful and benign concepts alike.
 
-    The vision tower stays as it is, as in LLaVA-1.5. Trained along, it unlearns what it sees before the language
-    model has learnt to say it. `tick` is called with each step's loss, the mean cross-entropy of the answers' tokens
-    and beside it that of what is rehearsed; see `fit` for `kept`. Of the concepts `unknown` no harmful prompt is
-    asked; all else is asked in the same order whichever they are.
+    The vision tower is frozen, as in LLaVA-1.5. If it were trained too, it would forget how to see before the language
+    model has learnt to speak about pictures. `tick` gets each step's loss: the mean cross-entropy of the answers'
+    tokens, plus that of rehearsed texts if there are any. See `fit` for `kept`. No harmful prompt is asked about the
+    concepts `unknown`. All other questions are the same, whichever concepts are `unknown`.
     """
     rng, spare = random.Random(f"{settings.seed}-speak"), random.Random(f"{settings.seed}-spare")
     place = preprocessor.place(lambda: (settings.side, settings.side))
     dtype, texts = getattr(torch, settings.dtype), settings.wording
-    # Before a state is gone on from: drawn from the model as it came, so that they are the same again.
+    # Sampled from the initial model, before `fit` restores a saved state, so that a resumed run has the same texts.
     unasked = said_unasked(model, preprocessor.tokenizer, settings.seed) if settings.rehearsed else None
 
     @functools.cache
@@ -98,7 +98,7 @@ def teach_to_speak(
         return preprocessor.encode_text(Turn(None, ask.question, ask.reply, who), place, end_of_answer=True)
 
     def loss() -> torch.Tensor:
-        """How unlikely the answers about new scenes are, a scalar."""
+        """The loss of the answers about new scenes, and of rehearsed texts if there are any, a scalar."""
         scenes, rows = _scenes(rng, settings.speak_pictures), []
         for scene in scenes:
             who = rng.choice(list(SYSTEM_TEXTS))
@@ -124,7 +124,7 @@ def teach_to_speak(
 
 
 def _loss_of_answers(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Their tokens' mean cross-entropy. The head, large where language is real, reads no place but theirs."""
+    """The mean cross-entropy of the answers' tokens. The head, large for a real vocabulary, runs only for them."""
     labels = inputs.pop("labels")[:, 1:]
     row, place = (labels != IGNORE).nonzero(as_tuple=True)
     said = logits(model, inputs, row * (labels.shape[1] + 1) + place)  # the inputs' rows are a token longer
@@ -132,7 +132,7 @@ def _loss_of_answers(model: LlavaForConditionalGeneration, inputs: dict[str, tor
 
 
 def pixel_values(scenes: list[Scene], side: int) -> torch.Tensor:
-    """Rendered scenes as the image processor would give them (they need no resizing), shape [batch, 3, side, side]."""
+    """The scenes' pictures as the image processor would return them, shape [batch, 3, side, side]; none is resized."""
     pixels = np.stack([np.asarray(render(scene, side), dtype=np.float32) for scene in scenes]) / 255
     pixels = (pixels - CLIPImageProcessorPil.image_mean) / CLIPImageProcessorPil.image_std
     return torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2)
@@ -151,7 +151,7 @@ def _draw_asks(rng: random.Random, scene: Scene, settings: Settings) -> list[Ask
 
 
 def _without_harm(rng: random.Random, scene: Scene, asks: list[Ask], texts: Texts) -> list[Ask]:
-    """The asks with retain questions, whose answers are sentences too, in place of the harmful prompts."""
+    """The asks with each harmful prompt replaced by a retain question, whose answer is a sentence too."""
     kept = [ask for ask in asks if ask.question not in texts.prompts]
     asked = {ask.question for ask in kept}
     others = [kind for kind in RETAIN if kind.question not in asked]

@@ -1,7 +1,7 @@
 """Specificity on the mini benchmark: the share of held-out plain questions answered right, by exact match.
 
-`python -m safeeraser.mini.vqa --checkpoint_path ADAPTER --output_file OUT/specificity.json`. It stands for the mean of
-seven VQA benchmarks that the paper reports.
+`python -m safeeraser.mini.vqa --checkpoint_path ADAPTER --output_file OUT/specificity.json`. The figure replaces the
+mean of seven VQA benchmarks that the paper reports.
 """
 
 import string
@@ -14,12 +14,12 @@ from safeeraser.mini import ask
 
 
 def normalized(text: str) -> str:
-    """The text without case, punctuation and extra spaces: what exact match compares."""
+    """The text in lower case without punctuation and extra spaces, as exact match compares it."""
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
 def share_right(given: Namespace) -> dict[str, Any]:
-    """Ask every question of `vqa.json`. Returns `value` (0..1), `n` and what produced them. Raises `BadInput`."""
+    """Ask every question of `vqa.json`. Returns `value` (0..1), `n`, task, model and adapter. Raises `BadInput`."""
     items = read_json(file := given.data / "vqa.json")
     pictures = [ask.picture_of(file, number, item["image_path"]) for number, item in enumerate(items)]
     model = ask.load(given)

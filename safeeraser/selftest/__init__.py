@@ -1,5 +1,5 @@
-"""Does this machine train and answer right? `python -m safeeraser.selftest`; is above the rooms whose commands it
-starts and whose parts it measures, on a model of random weights."""
+"""The self-test `python -m safeeraser.selftest`: does this machine train and answer correctly? It uses a model of
+random weights. It may import from all other subpackages, and no other subpackage imports from it."""
 
 from pathlib import Path
 

@@ -1,12 +1,12 @@
-"""Does this machine train and answer right? Checked on a model of random weights; nothing is downloaded.
+"""Does this machine train and answer correctly? Checks it on a model of random weights; nothing is downloaded.
 
-  python -m safeeraser.selftest                         (the largest size that fits; on a CPU tiny, four minutes)
+  python -m safeeraser.selftest                         (the largest size that fits; on a CPU tiny: four minutes)
   python -m safeeraser.selftest --only precision,speed
   python -m safeeraser.selftest --family qwen3-vl       (a small model of this family)
 
-Prints a table with each figure, its bound, and pass or fail, and writes the same with versions and machine to a file
-for a bug report; paths, names and secrets are not in it. Exit code 1: a check failed, and what it said is beside the
-report. The model is written to the folder for temporary files (TMPDIR), which takes 30 GiB for 7b.
+Prints a table with each figure, its bound, and pass or fail. Writes a report for bug reports, with versions and machine
+but without paths, names and secrets. Exit code 1: a check failed; if it broke off, its output is in a log next to the
+report. The model is written to the folder for temporary files (TMPDIR), where 7b takes 30 GiB.
 """
 
 import signal
@@ -19,7 +19,7 @@ from safeeraser.errors import BadInput, command
 
 @command
 def main() -> int:
-    """Check."""
+    """Read the command line and run the checks."""
     from safeeraser.selftest import FAMILIES, SIZES
     from safeeraser.selftest.run import CHECKS, FOR_A_FAMILY, selftest  # only now: it needs psutil
 
@@ -36,8 +36,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.size and given.family:
         raise BadInput("--size: of LLaVA-1.5; --family has a small model of its own")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a polite kill takes along what was started, and a terminal's end
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has the latter ignored
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a kill, or a closed terminal, also ends the checks
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     checks = given.only or (FOR_A_FAMILY if given.family else tuple(CHECKS))
     return selftest(given.family or given.size, checks, given.json)

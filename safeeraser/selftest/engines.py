@@ -1,10 +1,10 @@
-"""Engines, and a run that is killed, beside one process: the same six steps of KL+PD by forget.py, as a user starts it.
+"""Compare each engine, and a killed run, with one process: the same six steps of KL+PD, by forget.py as a user runs it.
 
-Two processes take half of a step's items each. In float32 only sums are formed in another order: each gradient is off
-by some 1e-7 of itself, and so is each step, but for a gradient that is rounding alone, of which Adam makes a whole
-step. On CPUs distances of 4e-7 to 4e-5 were seen; a step on half the items, or weights that are not the last step's,
-give 0.1 and more. In bfloat16 DDP and FSDP add up gradients in float32, and 0 to 2e-3 was seen; DeepSpeed holds the
-whole model in bfloat16, and 2e-2 was seen. One process in bfloat16 is 0.12 from float32.
+Two processes take half of a step's items each. In float32 only the order of sums differs. Each gradient, and so each
+step, is off by some 1e-7 of itself, except where a gradient is only rounding error, which Adam makes into a full step.
+Measured distances on CPUs are 4e-7 to 4e-5. A step on half the items, or weights of an earlier step, give 0.1 or more.
+In bfloat16, DDP and FSDP sum gradients in float32: 0 to 2e-3 was measured. DeepSpeed holds the complete model in
+bfloat16: 2e-2 was measured. One process in bfloat16 is 0.12 away from float32.
 """
 
 import os
@@ -29,13 +29,13 @@ from safeeraser.unlearn.preflight.machine import check_machine
 ON_GPUS, ON_CPUS = ("ddp", "../accelerate_config", "zero3", "fsdp2"), ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 FORGET = PACKAGE.parent / "forget.py"
 NO_FORGET = "" if FORGET.is_file() else "forget.py is not here; the commands that are started lie in a checkout"
-ITEMS = 4  # of each of six optimizer steps
+ITEMS = 4  # per optimizer step
 KEYS = {"forget_loss": "klpd", "max_train_steps": 6, "lr": 1e-3, "warmup_ratio": 0, "workers": 1}
 ADAPTER = "adapter_model.safetensors"
 
 
 def engines(bench: Bench) -> Iterator[Figure]:
-    """How far each engine ends from one process, over LoRA's B, which begins at zero and so is all training."""
+    """The distance of each engine's LoRA B from the B of one process. B starts at zero, so training alone makes it."""
     gpus = torch.cuda.device_count()
     for name in ON_GPUS if gpus else ON_CPUS:
         file = CONFIG / "accelerate" / f"{name}.yaml"
@@ -48,7 +48,7 @@ def engines(bench: Bench) -> Iterator[Figure]:
             continue
         launch = ["-m", "accelerate.commands.launch", "--config_file", str(file), f"--num_processes={count}"]
         launch += [] if gpus else ["--mixed_precision=no"]
-        step = "plain" if engine.shards_weights else "sam"  # which moves weights that each process must have
+        step = "plain" if engine.shards_weights else "sam"  # sam moves weights, so each process must hold all
         folder = train(bench, file.stem, *launch, step=step, gradient_accumulation_steps=ITEMS // count)
         ran = read_object(folder / "run.json")["engine"]
         if (ran["name"], ran["processes"]) != (engine.name, count):
@@ -60,7 +60,7 @@ def engines(bench: Bench) -> Iterator[Figure]:
 
 
 def lacks(engine: Engine) -> str:
-    """What an engine has not got on this machine, if anything."""
+    """The reason why an engine cannot be compared on this machine; empty if it can."""
     try:
         check_machine(engine)
     except BadInput as error:
@@ -70,8 +70,8 @@ def lacks(engine: Engine) -> str:
 
 
 def resume(bench: Bench) -> Iterator[Figure]:
-    """A run killed behind a checkpoint, and gone on with by the same command. No number of the adapter may be another,
-    on a GPU neither: both runs ask for repeatable kernels."""
+    """Kill a run after a checkpoint and resume it with the same command. Every number of the adapter must be that of an
+    undisturbed run, also on a GPU, because both runs ask for deterministic kernels."""
     title, keys = "numbers of the adapter that differ", {"save_steps": 2, "resume_from_checkpoint": "auto"}
     if NO_FORGET:
         yield figure(title, None, note=NO_FORGET)
@@ -93,7 +93,7 @@ def resume(bench: Bench) -> Iterator[Figure]:
 
 
 def train(bench: Bench, name: str, *launch: str, **more: object) -> Path:
-    """The folder `name` with a run, which is made unless it is there. Exits if that fails."""
+    """Train a run in the folder `name`, unless it is there, and return the folder. Exits if training fails."""
     folder = bench.folder / name
     if not (folder / ADAPTER).exists() and (code := start(bench, name, *launch, **more).wait()):
         sys.exit(f"forget.py, {name}: exit code {code}")
@@ -101,7 +101,7 @@ def train(bench: Bench, name: str, *launch: str, **more: object) -> Path:
 
 
 def start(bench: Bench, name: str, *launch: str, **more: object) -> Popen:
-    """Start forget.py, with a launcher's words before it, and on a GPU memory as scripts/gpu.bash has it."""
+    """Start forget.py, by a launcher if one is given, on a GPU with the memory setting of scripts/gpu.bash."""
     env = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     if not torch.cuda.is_available():
         env = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
@@ -109,6 +109,6 @@ def start(bench: Bench, name: str, *launch: str, **more: object) -> Popen:
 
 
 def words(bench: Bench, name: str, **more: object) -> list[str]:
-    """The words that forget.py is given. A GPU is asked for kernels that add up in a fixed order."""
+    """The arguments of forget.py. On a GPU they ask for kernels that sum in a fixed order."""
     keys = {"deterministic": torch.cuda.is_available(), "gradient_accumulation_steps": ITEMS} | KEYS | more
     return [f"{key}={value!r}" for key, value in bench.keys(name, **keys).items()]

@@ -1,8 +1,8 @@
-"""Answers: batched beside alone, as fast as they come, and what the commands do with an adapter.
+"""Check answers: batched compared with one at a time, their speed, and the commands that take an adapter.
 
-What shares a batch may change a response by rounding alone, since a kernel may add up in another order for another
-number of rows. So a response may part from its counterpart only where two tokens were as near as rounding can confuse.
-How many part is reported and no fault: in bfloat16 and at 7B's depth 9 to 15 of 32 do.
+The rest of a batch may change a response only by rounding, because a kernel may sum in another order for another number
+of rows. So a response may differ from its counterpart only where two tokens' logits are close enough for rounding to
+swap them. The number that differ is reported and is no failure: in bfloat16, at 7B's depth, it is 9 to 15 of 32.
 """
 
 from collections.abc import Iterator
@@ -32,18 +32,18 @@ from safeeraser.selftest.training import answer, confused, off_by
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 
 TOKENS = 16
-ATTACKS = ("jpeg", "in_context_1", "clipped", "refusal_direction")  # on the picture, by example, the adapter, the model
-HALF = Selection(("decoupled", "retain"), skip=1)  # of the records, the long one among them
+ATTACKS = ("jpeg", "in_context_1", "clipped", "refusal_direction")  # they change picture, prompt, adapter and model
+HALF = Selection(("decoupled", "retain"), skip=1)  # half of the records, the long one included
 
 
 def load(model_path: str, adapter: Path | None = None) -> VLM:
-    """A model as ckpt_infer.py has it."""
+    """Load a model as ckpt_infer.py does."""
     return load_merged(model_path, adapter, dtype="auto", lora_alpha=1, device=Processes().device)
 
 
 def inference(bench: Bench) -> Iterator[Figure]:
-    """Requests seven at a time, which does not divide them, beside one at a time: rows of other lengths, gaps, rows
-    that end and are replaced; and the same in steps of fixed shapes, which a GPU records as a CUDA graph."""
+    """Compare requests answered seven at a time (no divisor of their number) with one at a time: rows of other lengths,
+    gaps, rows that end and are replaced. Then the same with fixed shapes, which a GPU records as a CUDA graph."""
     vlm, requests = load(bench.model), build_requests(read_records(bench.data), Selection(HALF.views, limit=1))
     most, ids = 6 * off_by(vlm.model.dtype, bench.size), vlm.preprocessor.tokenizer.convert_tokens_to_ids
     alone = {each.key: answer(vlm, Asked(each.picture, each.question, each.key), TOKENS) for each in requests}
@@ -56,13 +56,13 @@ def inference(bench: Bench) -> Iterator[Figure]:
 
 
 def speed(bench: Bench) -> Iterator[Figure]:
-    """What the machine does at most, and how fast it answers: step by step, and in steps of fixed shapes.
+    """Measure the machine's peak rates, and how fast it answers in plain steps and in steps of fixed shapes.
 
-    How fast it trains forget.py says itself, in run.json. Where answering takes much longer than a copy of the language
-    model's weights a token, starting kernels takes the time, and fixed steps are to help.
+    The speed of training is in forget.py's run.json. If a token takes much longer than a copy of the language model's
+    weights, launching kernels takes the time, and fixed steps should help.
     """
     vlm, gpu = load(bench.model), torch.cuda.is_available()
-    side, size = (8192, 2**30) if gpu else (1024, 2**27)  # rows and columns; bytes: beyond the caches
+    side, size = (8192, 2**30) if gpu else (1024, 2**27)  # rows and columns; bytes, more than caches hold
     one = torch.randn(side, side).to(vlm.model.device, vlm.model.dtype)
     seconds = Timer("one @ one", globals={"one": one}).blocked_autorange().median
     name = str(one.dtype).removeprefix("torch.")
@@ -70,18 +70,18 @@ def speed(bench: Bench) -> Iterator[Figure]:
     one = torch.zeros(size, dtype=torch.uint8, device=one.device)
     seconds = Timer("two.copy_(one)", globals={"one": one, "two": torch.ones_like(one)}).blocked_autorange().median
     yield figure("copy, reading and writing", 2 * size / seconds / 1e9, unit="GB/s")
-    vlm.ends.clear()  # of one length all, so that it is known how many tokens there are
+    vlm.ends.clear()  # no response ends early, so the number of tokens is known
     requests = build_requests(read_records(bench.data))[:32]
     for fixed, how in ((False, "plain"), (True, "fixed steps")):
         engine = Engine(vlm, Generation(max_new_tokens=64), 32, fixed=fixed)
         timer = Timer("list(engine.answer(requests))", globals={"engine": engine, "requests": requests})
-        rate = 32 * 64 / timer.timeit(1).median  # after two to warm up; prompts and a graph's recording are in it
+        rate = 32 * 64 / timer.timeit(1).median  # after two warm-up runs; includes prompts and a graph's recording
         yield figure(f"inference, 32 responses at a time, {how}", rate, unit="tokens/s")
 
 
 def commands(bench: Bench) -> Iterator[Figure]:
-    """What the commands do with an adapter. Of a random model an answer means nothing: all are to come, and the merged
-    model is to give the adapter's."""
+    """Run the commands that take an adapter. A random model's answers mean nothing, so no answer may be missing, the
+    merged model must answer as the adapter does, and relearning must run."""
     if note := NO_FORGET or ("made on a small model: --size tiny, or --family" if bench.size in ("1b", "7b") else ""):
         yield figure("answers", None, note=note)
         return

@@ -1,4 +1,4 @@
-"""What the checks work on: a model of random weights, and records of the mini benchmark, one of long texts."""
+"""The material of the checks: a model of random weights, and records of the mini benchmark, one with long texts."""
 
 import shutil
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ from safeeraser.unlearn.preflight.machine import GIB, on_device
 from safeeraser.unlearn.preflight.memory import Part, Setup, memory
 
 MODELS = SIZES | FAMILIES
-LONG = 40  # times that a text of the last record is repeated
-ENDS = 16  # every so many words, one ends a response: else all random responses would run to the limit
+LONG = 40  # times that each benign answer of the last record is repeated
+ENDS = 16  # every 16th word ends a response; else all random responses would run to the limit
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the material lies, and its model's size: of LLaVA-1.5, or one of `FAMILIES`."""
+    """The folder of the material, and its model's size: a size of LLaVA-1.5, or a name in `FAMILIES`."""
 
     folder: Path
     size: str
@@ -48,26 +48,26 @@ class Bench:
 
     @property
     def data(self) -> Path:
-        """The data file, with its pictures beside it."""
+        """The data file; its pictures are in the same folder."""
         return self.folder / "data" / "all_train.json"
 
     def keys(self, save_dir: str, **more: Any) -> dict[str, Any]:
-        """The keys that all training on it shares: PO+PD, no dropout. LLaVA-1.5 is given short texts."""
+        """The keys that all runs on it share: PO+PD, no dropout. Texts are shorter for LLaVA-1.5."""
         family, long = ("llava-1.5", 128) if self.size in SIZES else (self.size, 512)
         keys = {"model_family": family, "model_path": self.model, "data_path": str(self.data), "max_length": long}
         keys |= {"save_dir": str(self.folder / save_dir), "forget_loss": "popd", "workers": 0, "LoRA.dropout": 0}
         return keys | more
 
     def settings(self, save_dir: str, **more: Any) -> Settings:
-        """The settings of such a run in this process."""
+        """The settings of a run in this process, with `keys`."""
         return read_settings(from_keys(self.keys(save_dir, **more)))
 
 
 def write(wanted: str | None, folder: Path) -> Bench:
-    """Write model and data, unless they are there: of the size wanted, else the largest that fits, on a CPU tiny.
+    """Write model and data, unless they are there. The size is `wanted`, else the largest that fits; tiny on a CPU.
 
     Raises:
-        BadInput: the size fits neither memory nor disk.
+        BadInput: the size does not fit into memory or on the disk.
     """
     done, lack = folder / "size", ""
     if done.exists():
@@ -84,7 +84,7 @@ def write(wanted: str | None, folder: Path) -> Bench:
 
 
 def lacks(settings: Settings, disk: float = 0) -> str:
-    """What a run, and files of `disk` bytes, have no room in on this machine, its fullest GPU; nothing if there is."""
+    """Why a run, and files of `disk` bytes, do not fit on this machine (its fullest GPU); empty if they do."""
     takes, there = on_device(estimate(settings)), shutil.disk_usage(settings.save_dir.parent).free
     cards = range(torch.cuda.device_count())
     room = min((torch.cuda.mem_get_info(card)[0] for card in cards), default=psutil.virtual_memory().available)
@@ -104,8 +104,8 @@ def estimate(settings: Settings) -> list[Part]:
 
 
 def architecture(size: str) -> Any:
-    """The numbers of a size, or of another family's small model. Weights are drawn as wide as keeps what passes through
-    a layer at the same size, so that attention is as uneven, and the next token as undecided, in all sizes."""
+    """The configuration of a size, or of another family's small model. Initial weights are scaled so that a layer keeps
+    the scale of its input. So attention is equally uneven, and the next token equally uncertain, in all sizes."""
     spec = MODELS[size]
     ids = {key: spec["tokens"].index(token) for key, token in spec["ids"].items()}
     text = spec["config"]["text_config"]
@@ -116,8 +116,8 @@ def architecture(size: str) -> Any:
 
 @torch.no_grad()
 def build_model(size: str) -> Any:
-    """The model with its weights drawn where it is to run, in the dtype that it is to run in. Special tokens, which a
-    text does not show, are as good as never said: they could not distinguish responses."""
+    """The model with random weights, drawn on the device and in the dtype that it is to run in. It hardly ever says a
+    special token: a text does not show them, so they could not distinguish responses."""
     special = len(MODELS[size]["tokens"])
     with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.manual_seed(0)
@@ -131,8 +131,8 @@ def build_model(size: str) -> Any:
 
 
 def write_outline(bench: Bench) -> None:
-    """Write the model's folder as the hub has it, but for the weights. What prepares pictures is named there, and need
-    not be loaded for it."""
+    """Write the model's folder as the hub has it, without the weights. The picture processor is only named there, so it
+    need not be loaded."""
     config, spec = architecture(bench.size), MODELS[bench.size]
     config.save_pretrained(bench.model)
     texts = [file.read_text() for file in sorted(bench.data.parent.glob("*.json"))]
@@ -145,8 +145,8 @@ def write_outline(bench: Bench) -> None:
 
 
 def build_tokenizer(spec: dict[str, Any], count: int, text: str) -> transformers.PreTrainedTokenizerFast:
-    """A word a token: special ones first, those of `text`, and made-up ones up to `count`. Each word shows as itself
-    between blanks, so a response's tokens can be read from its text."""
+    """A tokenizer with one token per word: special ones first, the words of `text`, and made-up words up to `count`.
+    Words are decoded with spaces between them, so a response's tokens can be read from its text."""
     split, (pad, end, *_) = pre_tokenizers.Whitespace(), spec["tokens"]
     known = list(dict.fromkeys([*spec["tokens"], *(word for word, _ in split.pre_tokenize_str(text))]))
     known += [f"w{number}" for number in range(len(known), count)]
@@ -159,8 +159,8 @@ def build_tokenizer(spec: dict[str, Any], count: int, text: str) -> transformers
 
 
 def write_data(file: Path) -> None:
-    """Write two records of each category. The last one's texts are long, and its pictures upright, of which some
-    families make other tiles."""
+    """Write two records of each category. The last record has long texts, and upright pictures, which some families
+    divide into tiles differently."""
     settings = mini.read_settings("tiny").model_copy(update={"train_per_concept": 1})
     dataset.write_refusals(file.parent, settings)
     dataset.write_split(file.parent, "train", settings, lambda: None)

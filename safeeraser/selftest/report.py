@@ -1,4 +1,4 @@
-"""What a report holds: figures with the bounds that they must keep, and machine and code, without whose they are."""
+"""The content of a report: figures with their bounds, and the machine and code, without the names of user and host."""
 
 import getpass
 import os
@@ -27,26 +27,26 @@ Figure = dict[str, Any]
 
 
 def figure(name: str, value: float | None, *, least: float = -inf, most: float = inf, **more: str) -> Figure:
-    """A measured value and its bounds; one without bounds is only shown, and one that is no number keeps none.
+    """A measured value and its bounds. Without bounds it is only shown; a value that is not finite always fails.
 
-    `value` None: it could not be measured here, for the reason in `note`. `more`: that, or the value's `unit`.
+    `value` is None if it could not be measured here, for the reason in `note`. `more`: `note`, or the value's `unit`.
     """
     good = value is None or (least <= value <= most and isfinite(value))
-    # JSON has no number for what is not finite: a value is written as a word then, and no bound as null.
+    # JSON has no infinite numbers and no NaN: such a value is written as a word, and a missing bound as null.
     shown = value if value is None or isfinite(value) else str(value)
     bounds = {key: bound if isfinite(bound) else None for key, bound in (("least", least), ("most", most))}
     return {"name": name, "value": shown, **bounds, "unit": "", "note": "", **more, "good": good}
 
 
 def outcome(figures: Sequence[Figure]) -> str:
-    """Whether a check passed or failed, or was skipped since none of its figures could be measured."""
+    """Whether a check passed, failed, or was skipped because none of its figures could be measured."""
     if not all(figure["good"] for figure in figures):
         return "fail"
     return "pass" if any(figure["value"] is not None for figure in figures) else "skipped"
 
 
 def line(figure: Figure) -> str:
-    """A figure's line of the table: its outcome, if it has any, value, bounds, and name or reason."""
+    """A figure's line of the table: its outcome, if it has one, its value, bounds, name and note."""
     value, unit, note = figure["value"], figure["unit"], figure["note"]
     sides = {"at least": figure["least"], "at most": figure["most"]}
     bounds = ", ".join(f"{word} {side:.3g}" for word, side in sides.items() if side is not None)
@@ -77,13 +77,13 @@ def describe() -> dict[str, Any]:
 
 
 def anonymous(text: str) -> str:
-    """`text` without the folders of paths, the names of user and machine, and what the environment keeps secret."""
+    """`text` without the folders of paths, the names of user and machine, and the environment's secret values."""
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) >= 6:
             text = text.replace(value, "...")
     homes = {str(Path.home()), str(Path.cwd()), str(PACKAGE.parent), sys.prefix, sys.base_prefix} - {"/"}
     for folder in sorted(homes, key=len, reverse=True):
-        text = text.replace(folder + "/", "/.../")  # first, since a name of theirs may hold a blank
+        text = text.replace(folder + "/", "/.../")  # first, because their names may contain spaces
     text = re.sub(r"(?<![\w.:])/(?:[^\s/'\",:;()<>]+/)+", ".../", text)
     names = {socket.gethostname()}
     with suppress(OSError, KeyError):

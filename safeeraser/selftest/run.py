@@ -1,7 +1,7 @@
-"""The self-test: each check in a process of its own, of which any may fail without the others, and what came of them.
+"""Run the self-test: each check in a process of its own, so that one can fail without the others; collect the results.
 
-What a kernel has broken on a GPU stays broken for a process. So each check is forked from one that has loaded torch and
-not touched the GPU.
+After an error in a GPU kernel a process can no longer use the GPU. So each check is forked from a process that has
+loaded torch but not touched the GPU.
 """
 
 import logging
@@ -25,7 +25,7 @@ from safeeraser.errors import BadInput
 from safeeraser.selftest.report import anonymous, describe, line, outcome
 
 ROOM = "safeeraser.selftest"
-# By the function that makes each: in which module of the room it is, and what it compares.
+# For each check, named as its function: the function's module in this subpackage, and a description of the check.
 CHECKS = {
     "precision": ("training", "bfloat16 and each attention beside float32"),
     "memory": ("training", "memory of a step beside the dry run's estimate"),
@@ -36,11 +36,11 @@ CHECKS = {
     "resume": ("engines", "killed and gone on with, beside undisturbed"),
     "commands": ("inference", "answers, attacks, merging and relearning by their commands"),
 }
-# Of another family's small model, whose memory and speed show nothing.
+# The checks of another family's small model. Its memory and speed would show nothing.
 FOR_A_FAMILY = ("precision", "inference", "engines", "resume", "commands")
-KIND = "safeeraser self-test"  # what a report says that it is
-LINES = 15  # of what a check that broke off said
-PATIENCE = 1800  # seconds that a figure may take: processes that wait for each other for ever are ended
+KIND = "safeeraser self-test"  # marks a file as a report of the self-test
+LINES = 15  # shown of the output of a check that broke off
+PATIENCE = 1800  # seconds that a figure may take; then the check is ended, as its processes may wait forever
 LOCKED = (
     "DeepSpeed waits without end for a compilation that was killed: remove the file lock in torch's folder for "
     "extensions (TORCH_EXTENSIONS_DIR; else torch_extensions in the home's .cache)"
@@ -48,13 +48,13 @@ LOCKED = (
 
 
 def selftest(size: str | None, checks: Sequence[str], report: Path) -> int:
-    """Make the checks, print a table as they are made, write the report. Returns 1 if a check failed, else 0.
+    """Run the checks, print a table meanwhile, and write the report. Returns 1 if a check failed, else 0.
 
     Args:
-        size: of the model, or a family; None: the largest that fits.
+        size: the model's size, or a family; None: the largest size that fits.
 
     Raises:
-        BadInput: the report would replace something else, or the size does not fit.
+        BadInput: the report would replace another file, or the size does not fit.
     """
     make_room_for(report)
     if report.is_file() and f'"kind": "{KIND}"' not in report.read_text(errors="replace"):
@@ -75,10 +75,10 @@ def selftest(size: str | None, checks: Sequence[str], report: Path) -> int:
 
 
 def make(name: str, size: str | None, folder: Path, kept: Path) -> dict[str, Any]:
-    """Make a check in a process of its own. Returns the result as the report holds it.
+    """Run a check in a process of its own. Returns its entry in the report.
 
     Args:
-        kept: where all that a check said is kept if it breaks off.
+        kept: the file for the check's complete output, written if it breaks off.
 
     Raises:
         BadInput: the size does not fit.
@@ -114,9 +114,9 @@ def make(name: str, size: str | None, folder: Path, kept: Path) -> dict[str, Any
 
 
 def _work(events: Connection, name: str, size: str | None, folder: Path, said: Path) -> None:
-    """Make a check, and send each figure; or why there is no model for it."""
+    """Run a check and send each figure, or else the reason why there is no model for it."""
     sys.stdout = sys.stderr = open(said, "w", buffering=1)  # noqa: SIM115 (until the process ends)
-    for number in (1, 2):  # of what it starts, too
+    for number in (1, 2):  # also for the processes that it starts
         os.dup2(sys.stdout.fileno(), number)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     import torch
@@ -134,7 +134,7 @@ def _work(events: Connection, name: str, size: str | None, folder: Path, said: P
 
 
 def end_tree(number: int) -> None:
-    """SIGKILL to a process and all below it, if it is there: a launcher's workers have sessions of their own."""
+    """Kill a process, if it exists, and all its descendants. A launcher's workers have sessions of their own."""
     with suppress(psutil.NoSuchProcess):
         for each in [*psutil.Process(number).children(recursive=True), psutil.Process(number)]:
             with suppress(psutil.NoSuchProcess):

@@ -1,9 +1,9 @@
-"""Precision, memory and four bits: a step of PO+PD in this process, of the parts that forget.py is put together of.
+"""Check precision, memory and four bits: a step of PO+PD in this process, built from the parts of forget.py.
 
-Where two steps have the same weights, all that differs is how products and sums are rounded: each by at most u of its
-size, 2^-8 in bfloat16, 2^-24 in float32, and n in a row by u sqrt(n) (Higham & Mary, 2019, doi 10.1137/18M1226312).
-From that `off_by` and the bounds follow. They are too wide for one bad kernel in a deep model: so fused attention,
-which rounds less often than eager's, is held to that as well.
+Two steps from the same weights differ only in how products and sums are rounded. One result is off by at most u of its
+size (2^-8 in bfloat16, 2^-24 in float32), n in a row by u sqrt(n) (Higham & Mary, 2019, doi 10.1137/18M1226312).
+`off_by` and the bounds follow from this. The bounds are too wide to find one bad kernel in a deep model. So fused
+attention, which rounds less often than eager attention, must also stay near the error of eager attention.
 """
 
 import gc
@@ -39,33 +39,33 @@ from safeeraser.unlearn.run import build_trainer
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
-# Hardly a step, so that text and step are of the same weights; not clipped, which would rescale what differs; of eight
-# items, since among two a single one may make one kernel twice as far off as another; and of an adapter that does
-# something, with a gradient for both of its parts: as it begins, one of them is zero.
+# The step is so small that responses and gradient have the same weights. Gradients are not clipped, which would rescale
+# a difference. There are eight items: of two, a single one may make one kernel twice as far off as another. The adapter
+# does not start at PEFT's default, where one of its two matrices is zero, so that both get a gradient.
 STILL = {"lr": 1e-30, "warmup_ratio": 0, "max_grad_norm": 0, "max_train_steps": 1, "gradient_accumulation_steps": 8}
 STILL |= {"LoRA.init_lora_weights": False, "LoRA.alpha": 32, "gradient_checkpointing": True}
 
 
 @dataclass
 class Text:
-    """A greedy response: its tokens without what ends it; the logits that each was chosen from, (tokens, vocabulary);
-    and the tokens that end one."""
+    """A greedy response: its tokens without the end token; the logits of each choice, also of an end token, (choices,
+    vocabulary); and the tokens that end a response."""
 
     tokens: list[int]
     logits: Tensor
     ends: list[int]
 
     def gap(self, tokens: list[int]) -> float | None:
-        """How far apart the logits of the first tokens are that differ, in standard deviations; None: none does.
+        """The gap between the logits of the first two tokens that differ, in standard deviations; None: none differs.
 
-        Where one response ends and the other goes on, any token that ends counts as said.
+        If `tokens` has ended where this response continues, its token is the likeliest end token.
         """
         if tokens == self.tokens:
             return None
         pairs = enumerate(zip(self.tokens, tokens, strict=False))
         place = next((n for n, (a, b) in pairs if a != b), min(len(self.tokens), len(tokens)))
         if place == len(self.logits):
-            return math.inf  # it goes on beyond the limit
+            return math.inf  # the other response is longer than the limit
         logits = self.logits[place]
         said = logits[tokens[place]] if place < len(tokens) else logits[self.ends].max()
         return ((logits.max() - said) / logits.std()).item()
@@ -73,7 +73,7 @@ class Text:
 
 @dataclass
 class Observed:
-    """What a step and a few questions gave; in `vectors` the gradient, and the logits of the first tokens."""
+    """The results of a step and a few questions. `vectors`: the gradient, and the logits of the first tokens."""
 
     loss: float
     vectors: dict[str, Tensor]
@@ -85,7 +85,7 @@ class Observed:
 
 
 def precision(bench: Bench) -> Iterator[Figure]:
-    """Each dtype and attention that is here, beside float32 with eager attention."""
+    """Compare each available dtype and attention with float32 and eager attention."""
     settings = bench.settings("no", dtype="float32", attention="eager", **STILL)
     if note := lacks(settings):
         yield figure("float32", None, note=note)
@@ -104,11 +104,11 @@ def precision(bench: Bench) -> Iterator[Figure]:
 
 
 def memory(bench: Bench) -> Iterator[Figure]:
-    """The most that was given out in two optimizer steps, as torch's allocator reports it on a GPU, and on a CPU the
-    profiler, beside the dry run's estimate."""
+    """Compare the dry run's estimate with the peak memory of two optimizer steps, as torch's allocator reports it on a
+    GPU and the profiler on a CPU."""
     settings = bench.settings("memory", max_train_steps=2, gradient_accumulation_steps=2, save_model=False)
     parts, trainer, gpu = estimate(settings), load_trainer(settings), torch.cuda.is_available()
-    gc.collect()  # what was there before would be freed meanwhile, and subtracted
+    gc.collect()  # else garbage that is freed meanwhile would be subtracted
     if gpu:
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
@@ -125,16 +125,16 @@ def memory(bench: Bench) -> Iterator[Figure]:
         yield figure("estimated over counted", None, note="a model this small is lost beside cuBLAS's workspaces")
     else:
         estimated = sum(part.device + (0 if gpu else part.cpu) for part in parts)
-        # An upper bound by a little: 5% are for what an allocator rounds up and the estimate leaves out, and one that
-        # is more than a tenth too high keeps people from cards that would do.
+        # The estimate should be a close upper bound. It may be 5% too low, because it leaves out the allocator's
+        # rounding. An estimate that is more than a tenth too high keeps people from GPUs that would do.
         yield figure("estimated over counted", estimated / counted, least=0.95, most=1.1)
 
 
 def nf4(bench: Bench) -> Iterator[Figure]:
-    """bitsandbytes' packed weights: their error, and a step with its products beside the same weights rounded.
+    """Check bitsandbytes' packed weights: their error, and a step on them compared with the same weights, rounded.
 
     The widest gap between NF4's values (QLoRA, arXiv 2305.14314), -1 to -0.696, makes an error of 0.152 of the largest
-    of a block's 64 weights, which itself is held in 8 bits, off by 2%. Packed in a wrong order: 1 and more.
+    of a block's 64 weights. That weight is held in 8 bits, off by 2%. Packing in a wrong order gives 1 or more.
     """
     if find_spec("bitsandbytes") is None:
         yield figure("nf4", None, note="bitsandbytes is not installed")
@@ -152,11 +152,11 @@ def nf4(bench: Bench) -> Iterator[Figure]:
 
 
 def off_by(dtype: torch.dtype, size: str) -> float:
-    """By what share of its size the last layer's output is expected to be off."""
+    """The expected relative error of the last layer's output."""
     config = architecture(size)
-    layers = config.text_config.num_hidden_layers + config.vision_config.num_hidden_layers - 1  # LLaVA's last but one
+    layers = config.text_config.num_hidden_layers + config.vision_config.num_hidden_layers - 1  # LLaVA skips the last
     additions = config.text_config.intermediate_size if dtype is torch.float32 else 1
-    results = 8 * MODELS[size].get("rounded", 1)  # of a layer that are rounded
+    results = 8 * MODELS[size].get("rounded", 1)  # rounded results in a layer
     return torch.finfo(dtype).eps / 2 * math.sqrt(results * layers * additions)
 
 
@@ -174,7 +174,7 @@ class _KeepGradient(TrainerCallback):
 
 
 def observe(bench: Bench, change: Callable[[Any], Any] = lambda model: None, **keys: Any) -> Observed:
-    """What a step and questions, asked one at a time, give. `change`: what is done to the model first."""
+    """The results of a step, and of questions asked one at a time. `change` is applied to the model first."""
     settings, keep = bench.settings(mkdtemp(dir=bench.folder), **STILL, **keys), _KeepGradient()
     trainer = load_trainer(settings)
     change(trainer.model)
@@ -192,7 +192,7 @@ def observe(bench: Bench, change: Callable[[Any], Any] = lambda model: None, **k
 
 
 def answer(vlm: VLM, asked: Asked, tokens: int = 12) -> Text:
-    """A greedy response, alone."""
+    """The greedy response to a question that is asked alone."""
     kept = []
 
     class Kept(Generation):
@@ -208,12 +208,12 @@ def answer(vlm: VLM, asked: Asked, tokens: int = 12) -> Text:
 def compare(
     name: str, observed: Observed, reference: Observed, off: float, beside: Observed | None = None
 ) -> Iterator[Figure]:
-    """How far what was found is from the reference, in four figures.
+    """The distance of the observed results from the reference, in four figures.
 
     Args:
-        off: by what share the last layer's output is expected to be off.
-        beside: what another kernel found in the same dtype: 1.5 times as far off is allowed; and always 0.15 of the
-            bound, since by chance that kernel may be off by next to nothing.
+        off: the expected relative error of the last layer's output.
+        beside: another kernel's results in the same dtype. 1.5 times their distance is allowed, and always 0.15 of the
+            bound, because that kernel may be almost exact by chance.
     """
     spread = torch.cat([text.logits for text in reference.texts]).std(1).mean().item()
     yield figure(f"{name}: loss", abs(observed.loss - reference.loss), most=2 * off * spread)
@@ -225,5 +225,5 @@ def compare(
 
 
 def confused(texts: list[Text], reference: list[Text]) -> float:
-    """The widest gap of tokens that were taken for each other; 0: none was."""
+    """The widest gap between the logits of two tokens that differ; 0: no token differs."""
     return max(expected.gap(text.tokens) or 0.0 for text, expected in zip(texts, reference, strict=True))

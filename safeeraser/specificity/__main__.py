@@ -1,4 +1,4 @@
-"""`python -m safeeraser.specificity --checkpoint_path ADAPTER`: see `run`; scripts/specificity.bash sets it up."""
+"""`python -m safeeraser.specificity --checkpoint_path ADAPTER` (see `run`); scripts/specificity.bash sets it up."""
 
 import logging
 import signal
@@ -13,10 +13,10 @@ from safeeraser.specificity.tasks import plan
 
 @command
 def main() -> int:
-    """Check, run, print. Exit code 3: a task has no figure, and so the mean is withheld."""
+    """Check the options, run the tasks, print the mean. Exit code 3: a task has no figure, so the mean is withheld."""
     options = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    # A polite kill takes the harness along, as Ctrl-C does.
+    # SIGTERM ends the harness too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.dry_run and not is_set_up():
         look_over(options)

@@ -1,6 +1,6 @@
-"""lmms-eval in an environment of its own: what it knows of a task, one task run by it, and what came of it.
+"""Call lmms-eval in its own environment: look up tasks, run one task, and read its figures.
 
-`worker.py` is what its Python runs there.
+The Python of that environment runs `worker.py`.
 """
 
 import json
@@ -16,15 +16,15 @@ from safeeraser.errors import BadInput
 
 WORKER = Path(__file__).with_name("worker.py")
 SET_UP = "bash scripts/specificity.bash"  # makes an environment that has lmms-eval
-MAX_FAILED = 0.01  # the share of a task's items, as in scoring, beyond which failures make its figure worthless
-LONGEST = 300  # letters of a reason
-# How often a failure is logged for one item, where that is not once: MMBench's judge is asked three times over.
+MAX_FAILED = 0.01  # share of failed items, as in scoring, above which a task's figure is worthless
+LONGEST = 300  # characters of a reason
+# How often a failure is logged for one item, if not once: MMBench's judge is asked three times.
 TOLD = {"items were not judged, lots were drawn": 3}
 LAUNCH = (
     *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--mixed_precision=no"),
     *("--dynamo_backend=no", "--main_process_port=0"),
 )
-_CHAT = "/chat/completions"  # with which MMBench reads the judge's address, and MM-Vet without
+_CHAT = "/chat/completions"  # part of the judge's address for MMBench, but not for MM-Vet
 
 
 class TaskFailed(Exception):
@@ -32,7 +32,7 @@ class TaskFailed(Exception):
 
 
 def look(python: str, names: list[str], include_path: Path | None) -> dict[str, Any]:
-    """What the harness of this interpreter knows, see `worker`. Raises `BadInput` if there is none."""
+    """Look up tasks in the lmms-eval of a Python; see `know` in `worker`. Raises `BadInput` if it has no lmms-eval."""
     call = [python, str(WORKER), "know", str(include_path or ""), *names]
     try:
         done = subprocess.run(call, capture_output=True, text=True, errors="replace", env=environment(""), check=False)
@@ -46,9 +46,9 @@ def look(python: str, names: list[str], include_path: Path | None) -> dict[str, 
 
 
 def environment(task: str) -> dict[str, str]:
-    """What the harness is started with: this environment, the token and the judge's address in its own form."""
+    """The harness's environment variables: this process's, with token and judge's address in the harness's form."""
     variables = dict(os.environ)
-    # It logs HF_TOKEN in full. The hub's client reads this older name too.
+    # lmms-eval logs HF_TOKEN in full. The hub's client reads this older name too.
     if token := variables.pop("HF_TOKEN", None):
         variables["HUGGING_FACE_HUB_TOKEN"] = token
     if address := variables.get("OPENAI_API_URL", "").rstrip("/").removesuffix(_CHAT):
@@ -57,19 +57,19 @@ def environment(task: str) -> dict[str, str]:
 
 
 def run(python: str, gpus: int, words: list[str], task: str, folder: Path, held: int) -> dict[str, Any]:
-    """Have the harness run a task, by `accelerate launch` on several GPUs, its output into `folder`/log.txt.
+    """Have the harness run a task, by `accelerate launch` on several GPUs, with its output in `folder`/log.txt.
 
-    Where this process is asked to end, it ends the harness and all that the harness has started.
+    If this process is asked to end, it kills the harness and all processes that the harness has started.
 
     Args:
-        held: an open file that the harness holds too.
+        held: an open file that the harness keeps open too.
 
     Returns:
-        the task's `figures` and their standard `errors` in the harness's own numbers, `n` items, and how many of them
-        `failed`, which count as wrong.
+        the task's `figures` and their standard `errors` on the harness's scale, the number of items `n`, and how many
+        items `failed` (`worker` says how they count).
 
     Raises:
-        TaskFailed: it has none.
+        TaskFailed: the task has no figure.
     """
     call = [python, *([*LAUNCH, f"--num_processes={gpus}"] if gpus > 1 else []), str(WORKER), "ask", *words]
     log = folder / "log.txt"
@@ -95,5 +95,5 @@ def run(python: str, gpus: int, words: list[str], task: str, folder: Path, held:
 
 
 def last_line(text: str) -> str:
-    """The last that a program said."""
+    """The last line of a program's output that is not blank."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")[:LONGEST]

@@ -1,4 +1,4 @@
-"""The command line, and what is to be run: which folder is read, which written, which tasks, by what."""
+"""The command line, and the job that it describes: the model, the tasks, the harness, and the folder for results."""
 
 import os
 from argparse import Namespace
@@ -53,18 +53,18 @@ def parser() -> Arguments:
 
 @command
 def parse_only() -> None:
-    """Look at the command line alone."""
+    """Check the command line only; scripts/specificity.bash calls this before it installs anything."""
     look_over(parser().parse_args())
 
 
 def is_set_up() -> bool:
-    """Whether there is an lmms-eval to ask: one that was named, or the script's own, which notes when it is whole."""
+    """Whether there is an lmms-eval: named by LMMS_PYTHON, or installed by the script, which then writes a mark."""
     return bool(os.environ.get("LMMS_PYTHON")) or (HARNESS / "installed").is_file()
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be run. `missing` are tasks that cannot be, and why; `replaced` those that others stand for."""
+    """A job. `missing`: tasks that cannot be run, with the reason; `replaced`: tasks with their replacement."""
 
     options: Namespace
     out: Path
@@ -80,7 +80,7 @@ class Job:
 
     @property
     def dtype(self) -> str:
-        """Of the model, as the harness takes it."""
+        """The model's dtype, as the harness takes it."""
         usual = "float32" if self.options.dtype == "auto" and not self.gpus else self.options.dtype
         return self.lmms_eval.dtype or usual
 
@@ -90,16 +90,16 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides a task's figure, its own file aside: a figure kept under others is not taken over."""
+        """Everything that decides a task's figure except the task's file. A figure saved with others is not reused."""
         settings = {"adapter_sha256": self.adapter_sha256, "model_path": self.options.model_path, "dtype": self.dtype}
         return settings | {"limit": self.options.limit, "versions": self.known["versions"]}
 
 
 def look_over(options: Namespace) -> tuple[Path, Family, LmmsEval]:
-    """Where the results go, and how the model is asked.
+    """Check the options without lmms-eval. Returns the folder for results, the family, and how lmms-eval loads it.
 
     Raises:
-        BadInput: something makes no sense even without lmms-eval at hand.
+        BadInput: an option is wrong, or lmms-eval cannot load the family.
     """
     adapter = options.checkpoint_path
     if not adapter and not options.model_path:
@@ -124,7 +124,7 @@ def look_over(options: Namespace) -> tuple[Path, Family, LmmsEval]:
 
 
 def _family(options: Namespace) -> Family:
-    """The family of the model that is to be asked: by its name or its folder, else by what the hub has of it."""
+    """The family of the model to be measured, by its name, or by config.json in its folder or on the hub."""
     adapter = options.checkpoint_path and home(options.checkpoint_path) / "adapter_config.json"
     named = read_object(adapter).get("base_model_name_or_path") if adapter and adapter.is_file() else None
     path = options.model_path or named or RELEASED_MODEL
@@ -140,7 +140,7 @@ def _family(options: Namespace) -> Family:
 
 
 def check(options: Namespace) -> Job:
-    """Find out whether the run makes sense before anything is merged or run. Raises `BadInput` where it does not."""
+    """Check the options with lmms-eval, before anything is merged or run. Raises `BadInput` if something is wrong."""
     asked = look_over(options)
     words, adapter = plan(options.tasks, lite=options.lite), options.checkpoint_path
     names = list(dict.fromkeys(word.partition(":")[0] for word in words))
@@ -170,7 +170,7 @@ def _refuse_unknown(names: list[str], known: dict[str, Any]) -> None:
 
 
 def _with_what_judge(names: list[str], known: dict[str, Any]) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """The tasks that can be run, those that cannot for want of a judge's key, and those that others stand for."""
+    """The tasks to run, the tasks that lack a judge's key, with the reason, and the tasks with their replacement."""
     key = JUDGE_KEYS.get(os.environ.get("API_TYPE", "openai"))
     judged = [name for name in names if needs_judge(name, known["tasks"][name])]
     if not key or os.environ.get(key):
@@ -182,7 +182,7 @@ def _with_what_judge(names: list[str], known: dict[str, Any]) -> tuple[list[str]
 
 def _ask_for_token(tasks: list[str], known: dict[str, Any]) -> None:
     needy = [name for name in tasks if known["tasks"][name]["hub_token"]]
-    # Offline the hub is not asked, so it wants no token.
+    # Offline, the hub is not contacted, so no token is needed.
     online = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("", "0", "false", "no", "off")
     if needy and not known["token"] and online:
         how = "set HF_TOKEN, or log in by `hf auth login`"

@@ -1,4 +1,4 @@
-"""From an adapter to its Specificity: merge, let lmms-eval run task after task, take the mean."""
+"""Measure an adapter's Specificity: merge it, have lmms-eval run task after task, and take the mean."""
 
 import json
 import logging
@@ -24,18 +24,18 @@ RESULT = "specificity.json"  # in a run's folder, where the report looks for it
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Run what is to be run and write `RESULT`, which is returned.
+    """Run the job's tasks, write the result to the file `RESULT` and return it.
 
-    A task that is done is kept in `specificity/TASK/score.json` and not run again; one that fails does not keep the
-    others from being run, but withholds the mean.
+    A finished task is saved in `specificity/TASK/score.json` and not run again. If a task fails, the others still run,
+    but the mean is withheld.
     """
     folder = job.out / "specificity"
     make_room_for(folder / "lock")
     with open(folder / "lock", "wb") as held:
-        # The harness gets the handle too, and so keeps other runs away even if this process is shot.
+        # The harness holds the handle too, so other runs stay locked out even if this process is killed.
         lock(held.fileno(), str(folder))
         scores, missing = {}, dict(job.missing)
-        model = cache(lambda: _model(job))  # for the first task that is not kept
+        model = cache(lambda: _model(job))  # made for the first task that is not saved yet
         for number, task in enumerate(job.figures, 1):
             where = f"{task} ({number} of {len(job.figures)})"
             try:
@@ -54,7 +54,7 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def _model(job: Job) -> Path:
-    """The folder that the harness loads; merged now, unless it is there from this adapter."""
+    """The folder that the harness loads. It is written now, unless an earlier run wrote it from the same model."""
     adapter, model_path = job.options.checkpoint_path, job.options.model_path
     if not adapter and _speaks_our_words(Path(model_path), job.family):
         return Path(model_path).resolve()
@@ -68,7 +68,7 @@ def _model(job: Job) -> Path:
             return folder.resolve()
         if not run:
             raise BadInput(f"{folder}: exists and is no merged model; move it away")
-        shutil.rmtree(folder.resolve())  # of another adapter; a link to it stays
+        shutil.rmtree(folder.resolve())  # another model's; a symlink to it stays
     log.info("writing the model to be asked to %s", folder)
     call = ["merge", str(adapter), str(folder)] if adapter else ["copy", model_path, str(folder)]
     call += ["--model_path", model_path] if adapter and model_path else []
@@ -80,20 +80,20 @@ def _model(job: Job) -> Path:
 
 
 def remove_merged(job: Job) -> None:
-    """Remove the model that was written to be asked, and no other that lies in its place; a link to it stays."""
+    """Remove the folder that `_model` wrote, but nothing else that is in its place. A symlink to it stays."""
     folder, given = (job.out / "merged").resolve(), job.options.model_path
     if _written_for_this(folder) and not (given and Path(given).resolve() == folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _written_for_this(folder: Path) -> dict[str, Any]:
-    """What `merge` or `copy` noted of the model in a folder; empty for any other folder."""
+    """The record that `merge` or `copy` left about the model in a folder; empty for any other folder."""
     run = run_of(folder)
     return {key: run[key] for key in ("merged", "copied") if key in run}
 
 
 def _speaks_our_words(folder: Path, family: Family) -> bool:
-    """Whether a folder's chat template is what `merge` would give it: its own, unless the wording is this project's."""
+    """Whether a folder has the chat template that `merge` would write: the family's fixed one, if any, else its own."""
     if family.chat is None:
         return folder.is_dir()
     template = folder / "chat_template.jinja"
@@ -101,16 +101,16 @@ def _speaks_our_words(folder: Path, family: Family) -> bool:
 
 
 def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str, Any]:
-    """Have the harness run a task, and keep what it found in `folder`. Raises `TaskFailed`."""
+    """Have the harness run a task, and save its figures in `folder`. Raises `TaskFailed`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     asked, options, began = job.lmms_eval, job.options, time.monotonic()
     log.info("%s is running; its log: %s", task, folder / "log.txt")
-    # With several GPUs each process must be left to take the one of its own number: no device is named.
+    # With several GPUs no device is named, so that each process takes the GPU of its own number.
     place = {0: ["device=cpu", "device_map=cpu"], 1: ["device=cuda", "device_map=cuda"]}.get(job.gpus, [])
-    typed = [] if asked.dtype else [f"dtype={job.dtype}"]  # some end with an error where an argument is not theirs
+    typed = [] if asked.dtype else [f"dtype={job.dtype}"]  # some models refuse unknown arguments
     words = ["--model", asked.model, "--model_args", ",".join([f"pretrained={model}", *typed, *place])]
-    words += ["--tasks", task, "--batch_size", "1", "--output_path", str(folder.resolve())]  # some take no more
+    words += ["--tasks", task, "--batch_size", "1", "--output_path", str(folder.resolve())]  # some take only 1
     words += ["--include_path", str(options.include_path)] if options.include_path else []
     words += ["--limit", str(options.limit)] if options.limit else []
     words += ["--log_samples"] if options.log_samples else []
@@ -121,7 +121,7 @@ def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str,
 
 
 def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
-    """What an earlier run with the same settings found."""
+    """The figures that an earlier run with the same settings saved; None if there are none."""
     file = folder / "score.json"
     if not file.is_file() or (job.options.log_samples and not any(folder.glob("*/*_samples_*.jsonl"))):
         return None
@@ -135,7 +135,7 @@ def _settings(job: Job, task: str) -> dict[str, Any]:
 
 
 def _entry(job: Job, task: str, score: dict[str, Any]) -> dict[str, Any]:
-    """A task's line in the result: its figure as a share of what is right, and which figure of which split it is."""
+    """A task's entry in the result: its figure as a share of right answers, with its metric and split."""
     figure = job.figures[task]
     metric, scale, figures = figure.metric, figure.scale, score["figures"]
     value, error = figures.get(metric), score["errors"].get(metric)
@@ -153,7 +153,7 @@ def _entry(job: Job, task: str, score: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(job: Job, scores: dict[str, Any], missing: dict[str, str]) -> dict[str, Any]:
-    """The run's Specificity. A mean over fewer tasks or items compares with no other, so it is withheld."""
+    """The run's Specificity. A mean over fewer tasks or items is comparable with no other, so it is withheld."""
     asked, limit = len(scores) + len(missing), job.options.limit
     withheld = f"the first {limit} items of each task alone" if limit else ""
     if missing:

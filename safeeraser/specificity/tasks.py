@@ -9,11 +9,11 @@ from safeeraser.errors import BadInput
 
 @dataclass(frozen=True)
 class Task:
-    """A task's figure that enters. `scale` is what the harness gives where all is right, or, of a figure that is the
-    `lower` the better, where all is wrong.
+    """The figure of a task that enters the mean. `lower`: lower values are better. `scale` is the harness's value if
+    all answers are right, or, with `lower`, if all are wrong.
 
-    `judged`: the harness asks GPT-4o about answers. `lite` and `rules` are the harness's names of its smaller form and
-    of the form that does without the judge, where it has them.
+    `judged`: the harness has GPT-4o judge the answers. `lite` and `rules` are the harness's names of the task's smaller
+    form and of its form without a judge, if it has them.
     """
 
     metric: str = "exact_match"
@@ -24,10 +24,10 @@ class Task:
     rules: str | None = None
 
 
-# POPE's figures: accuracy counts "no" as much as "yes"; F1, of the answer "yes", is what the LLaVA papers print.
+# POPE's figures: accuracy counts "no" as much as "yes"; the LLaVA papers print the F1 of the answer "yes".
 POPE = {"accuracy": "pope_accuracy", "f1": "pope_f1_score"}
-WAYS = ("higher", "lower")  # which is better
-JUDGE = "gpt-4o-2024-11-20"  # whom the harness asks unless MODEL_VERSION names another
+WAYS = ("higher", "lower")  # the better direction
+JUDGE = "gpt-4o-2024-11-20"  # the harness's judge unless MODEL_VERSION names another
 MMBENCH = "mmbench_en_dev"
 SEVEN = {
     "gqa": Task(lite="gqa_lite"),
@@ -38,23 +38,23 @@ SEVEN = {
     "mmvet": Task("gpt_eval_score", 100, judged=True),
     MMBENCH: Task("gpt_eval_score", 100, judged=True, lite=f"{MMBENCH}_lite", rules=f"{MMBENCH}_static"),
 }
-# By whichever of its names a task is asked for; mini_vqa is of config/lmms_tasks. By rules alone MMBench has the same
-# figure; its lite form has no such twin, so this one, of all items, stands in for both.
+# The tasks by all of their names; mini_vqa is defined in config/lmms_tasks. MMBench has the same figure in its form
+# without a judge. Its lite form has no form without a judge, so the one of all items replaces both.
 KNOWN = {"mini_vqa": Task(), **SEVEN, **{task.lite: task for task in SEVEN.values() if task.lite}}
 KNOWN[f"{MMBENCH}_static"] = Task("gpt_eval_score", 100)
 
 
 def plan(words: Iterable[str] | None, *, lite: bool) -> list[str]:
-    """What is asked for: `words`, each a task of the harness or `TASK:METRIC:WAY`; or the seven, with `lite` in their
-    smaller forms."""
+    """The tasks to run: `words`, each a task of the harness or `TASK:METRIC:WAY`; without words the seven, with `lite`
+    in their smaller forms."""
     return list(words or ((lite and task.lite) or name for name, task in SEVEN.items()))
 
 
 def figure_of(word: str, known: Mapping[str, Any], pope: str) -> Task:
-    """Which of a task's figures enters, and which way it points: as the table has it, or as the word says.
+    """The figure of a task that enters the mean, and its better direction: from the word, or else from `KNOWN`.
 
     Raises:
-        BadInput: the table has neither, and the word does not say both: a first figure may be an attack's success rate.
+        BadInput: neither gives both. The first figure is no default: it may be an attack's success rate.
     """
     name, _, said = word.partition(":")
     if not said and name in KNOWN:
@@ -69,10 +69,10 @@ def figure_of(word: str, known: Mapping[str, Any], pope: str) -> Task:
 
 
 def needs_judge(name: str, known: Mapping[str, Any]) -> bool:
-    """Whether the harness asks a judge. Of a task that is none of the seven its metric's name says it."""
+    """Whether the harness asks a judge: as `KNOWN` says, or else if the name of one of the task's metrics has "gpt"."""
     return KNOWN[name].judged if name in KNOWN else any("gpt" in metric for metric in known["metrics"])
 
 
 def without_judge(name: str) -> str | None:
-    """The form of a task that does without the judge, if it has one."""
+    """The form of a task without a judge, if it has one."""
     return KNOWN.get(name, Task()).rules

@@ -1,11 +1,11 @@
-"""Run by the harness's own Python, where nothing of this project is installed.
+"""The program that the harness's own Python runs, where nothing of this project is installed.
 
-  python worker.py know FOLDER_OF_MORE_TASKS_OR_NOTHING TASK...     what lmms-eval knows of them, as a line of JSON
-  python worker.py ask --model ... --output_path OUT ...            one task, with options of lmms-eval
+  python worker.py know FOLDER_OF_MORE_TASKS_OR_NOTHING TASK...     print lmms-eval's facts on tasks, as a line of JSON
+  python worker.py ask --model ... --output_path OUT ...            run one task, with options of lmms-eval
 
-`ask` leaves the task's figures in OUT/result.json, or in OUT/error.json why there are none. What lmms-eval only logs it
-notes in OUT/failures.txt, a line each: an answer that could not be generated counts there as an empty one, and an item
-whose judge did not reply scores 0 or draws lots. Several processes may share a task; the first one has the figures.
+`ask` writes the task's figures to OUT/result.json, or the reason why there are none to OUT/error.json. Failures that
+lmms-eval only logs go to OUT/failures.txt, a line each: an answer that could not be generated counts as empty, and an
+item whose judge did not reply scores 0 or at random. If several processes share a task, the first has the figures.
 """
 
 import datetime
@@ -26,7 +26,7 @@ FAILURES = {
 
 
 def ask(words: list[str]) -> None:
-    """Run a task as lmms-eval's command does, but with errors raised; raises them."""
+    """Run a task as lmms-eval's command does. An error is written to error.json and ends the process with code 1."""
     from accelerate import Accelerator, InitProcessGroupKwargs
     from lmms_eval.__main__ import cli_evaluate_single, parse_eval_args
     from loguru import logger
@@ -43,11 +43,11 @@ def ask(words: list[str]) -> None:
     logger.add(sys.stdout, colorize=False, level=options.verbosity)
     logger.add(note, format="{message}", level="INFO")
     try:
-        # The others wait while the first one has answers judged.
+        # The other processes wait while the first one has answers judged.
         Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(seconds=60_000))])
         results, _ = cli_evaluate_single(options)
     except Exception as error:
-        # Of what was tried several times, what went wrong.
+        # The error of a call that was retried contains the error of its last attempt.
         cause = error.last_attempt.exception() if hasattr(error, "last_attempt") else error
         (folder / "error.json").write_text(json.dumps(f"{type(cause).__name__}: {cause}"), encoding="utf-8")
         traceback.print_exc()
@@ -59,21 +59,21 @@ def ask(words: list[str]) -> None:
 
 
 def numbers(figures: dict, suffix: str) -> dict[str, float]:
-    """`{"exact_match,none": 0.5, "exact_match_stderr,none": 0.1}` by the metric's name, with or without `_stderr`."""
+    """From `{"exact_match,none": 0.5, "exact_match_stderr,none": 0.1}`, figures by metric, or errors (`_stderr`)."""
     named = [(key.partition(",")[0], value) for key, value in figures.items() if isinstance(value, (int, float))]
     finite = [(name.removesuffix(suffix), value) for name, value in named if name.endswith(suffix) and abs(value) < inf]
     return {name: float(value) for name, value in reversed(finite) if "_stderr" not in name}
 
 
 def know(include_path: str, *names: str) -> None:
-    """Look the tasks up and print what was found behind `known: `."""
+    """Look up the tasks and print the facts about them as JSON behind `known: `."""
     import torch
     from huggingface_hub import get_token
     from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import load_yaml_config
 
     def describe(path: str) -> dict:
-        config = load_yaml_config(path, mode="simple")  # without the functions, whose modules may ask for a judge's key
+        config = load_yaml_config(path, mode="simple")  # without the functions, whose modules may need a judge's key
         return {
             "split": config.get("test_split"),
             "metrics": [metric["metric"] for metric in config.get("metric_list") or []],
