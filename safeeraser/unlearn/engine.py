@@ -1,7 +1,7 @@
-"""The engine: what accelerate's launcher starts and how it shares the work, read from its file or its environment.
+"""The engine: how many processes accelerate starts and how they share the work, read from its file or environment.
 
-`accelerate launch --config_file FILE forget.py` turns FILE into environment variables for each process; a dry run, in
-one process of its own, reads FILE itself. Both must agree with the settings before anything is loaded.
+`accelerate launch --config_file FILE forget.py` turns FILE into environment variables for each process. A dry run
+without a launcher reads FILE itself. `check_engine` compares the engine with the settings before a model is loaded.
 """
 
 import os
@@ -21,16 +21,16 @@ from safeeraser.errors import BadInput
 from safeeraser.model.states import language_layers
 from safeeraser.unlearn.config.settings import Settings
 
-LEFT_OPEN = ("auto", "none", "no", "", None)  # what a key says that decides nothing
+LEFT_OPEN = ("auto", "none", "no", "", None)  # values of a key that leave it undecided
 DTYPE_OF = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How many processes train, and what each holds.
+    """How many processes train, and which parts of the training state each one holds.
 
-    `name` is one of `single`, `ddp`, `zero1`, `zero2`, `zero3`, `fsdp`. `accumulation` and `mixed_precision` are None
-    where the engine leaves them to the settings; `here` is how many of the processes take a GPU of this machine.
+    `name` is `single`, `ddp`, `fsdp`, or `zero` with DeepSpeed's stage, such as `zero2`. `accumulation` and
+    `mixed_precision` are None if the settings decide. `here` counts the processes that take a GPU of this machine.
     """
 
     name: str = "single"
@@ -43,7 +43,7 @@ class Engine:
 
     @property
     def deepspeed(self) -> bool:
-        """Whether it is DeepSpeed, at any stage."""
+        """Whether the engine is DeepSpeed, at any stage."""
         return self.name.startswith("zero")
 
     @property
@@ -63,14 +63,14 @@ class Engine:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `run.json` says of it: nothing of how it lies on machines, which does not decide the result."""
+        """The entry `engine` of `run.json`. It leaves out `here`, because the machines do not decide the result."""
         return {key: value for key, value in asdict(self).items() if value is not None and key != "here"}
 
 
 def engine_of(settings: Settings) -> Engine:
-    """The engine that this process runs under; in a dry run without one, what `engine` names; else one process. Raises
-    `BadInput` where the file named is none of accelerate's, or it was named without being used."""
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # which accelerate's launcher always says
+    """The engine that this process runs under. Without a launcher, a dry run takes the engine of the file `engine`,
+    else one process runs. Raises `BadInput` if accelerate cannot use the file, or has not launched this run with it."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # accelerate's launcher always sets it
         return _from_environment(os.environ)
     if settings.engine is None:
         return Engine()
@@ -83,7 +83,7 @@ def engine_of(settings: Settings) -> Engine:
 
 
 def engine_of_file(file: Path) -> Engine:
-    """What a file of accelerate's says. Raises `BadInput` if it is none."""
+    """Read the engine from a config file of accelerate's. Raises `BadInput` if accelerate could not use the file."""
     try:
         config = load_config_from_file(str(file))
         processes = int(config.num_processes)
@@ -118,10 +118,10 @@ def _from_environment(environment: Mapping[str, str]) -> Engine:
 def _engine(
     kind: str, processes: int, here: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
 ) -> Engine:
-    """The engine of this kind, with what accelerate's file says of DeepSpeed as its `options`."""
+    """The engine of this `kind`. `options` are the DeepSpeed settings of accelerate's file; other kinds ignore them."""
     if kind not in ("DEEPSPEED", "FSDP"):
         options = {}
-    if (file := options.get("deepspeed_config_file")) not in LEFT_OPEN:  # a configuration of DeepSpeed's
+    if (file := options.get("deepspeed_config_file")) not in LEFT_OPEN:  # DeepSpeed's own config file
         config = read_json(file)
         zero = config.get("zero_optimization", {})
         options = {
@@ -145,7 +145,7 @@ def _engine(
 
 
 def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
-    """Refuse an engine that contradicts the settings, or is too large for a plan of `items`."""
+    """Raise `BadInput` for an engine that contradicts the settings, or has too many processes for `items`."""
     accumulation, dtype = settings.gradient_accumulation_steps, settings.dtype
     if engine.accumulation not in (None, accumulation):
         raise BadInput(
@@ -182,18 +182,18 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
 
 
 def share_out_layers(model: nn.Module, family: Family) -> None:
-    """Have FSDP share the language model out layer by layer, of whatever class they are. Before Trainer is made.
+    """Have FSDP shard the language model layer by layer, for any class of layer. Call this before Trainer is made.
 
-    accelerate reads the names of classes from its launcher's environment, which has them from the engine's file: a file
-    that named one would serve one family, and transformers' own list shares out a vision tower's layers too, which
-    `memory.held` does not count on.
+    accelerate reads the class names from the environment, where its launcher puts the names in the engine's file. A
+    file that named one class would serve one family only. transformers' own list shards the vision tower's layers too,
+    which `memory.held` does not count on.
     """
     layers = {type(layer).__name__ for layer in language_layers(model, family)}
     os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = ",".join(sorted(layers))
 
 
 def check_running(engine: Engine, arguments: TrainingArguments) -> None:
-    """Refuse to train under another engine than the one asked for, which accelerate falls back to quietly on CPUs."""
+    """Raise `BadInput` if accelerate runs another engine than was asked for, as it does on CPUs without a warning."""
     runs = arguments.distributed_state.distributed_type.value
     if (engine.deepspeed and runs != "DEEPSPEED") or (engine.name == "fsdp" and not runs.startswith("MULTI_GPU")):
         raise BadInput(f"engine: {engine.name} was asked for, but accelerate runs {runs} on this machine")

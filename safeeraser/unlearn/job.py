@@ -1,4 +1,4 @@
-"""What is known of a run before any model is loaded: all that can be wrong with settings and files is found here."""
+"""Everything about a run that can be checked before a model is loaded; bad settings and files are reported here."""
 
 import logging
 from dataclasses import dataclass, field
@@ -25,23 +25,23 @@ from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
 
 log = logging.getLogger(__name__)
 
-# What an adapter holds of the projector.
+# How error messages describe the form in which an adapter stores the projector.
 STORED = {"full": "the projector whole", "lora": "LoRA on the projector", "frozen": "nothing of the projector"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that can start: its data, the plan through them, the engine, and the checkpoint to go on from.
+    """A checked run that can start: its data, its plan, the engine, and the checkpoint to resume from.
 
     Attributes:
         compared: the steps whose items the mask compares.
-        origin: what `run.json` says of the model's weights and of the adapters before this one.
+        origin: the entries `base` and `parents` of `run.json` (`find_origin`).
     """
 
     engine: Engine
     checkpoint: str | None
     data: Data
-    probed: dict[str, list[Item]]  # by view; nothing where no probes are asked for
+    probed: dict[str, list[Item]]  # by view; empty without probes
     plan: list[Step]
     schedule: Schedule
     compared: list[Step] = field(default_factory=list)
@@ -68,7 +68,7 @@ def prepare(settings: Settings) -> Job:
     if settings.mask and checkpoint:
         kept_mask(checkpoint)
     data = load_data(settings)
-    # The plan of a run that trained on other data would mean other items.
+    # With other data, the numbers in the plan would refer to other items.
     then = run_of(Path(checkpoint)).get("data", {}) if checkpoint else {}
     if differ := differing(then, data.record):
         raise BadInput(f"{settings.data_path}: not the data that the checkpoint's run had ({', '.join(differ)} differ)")
@@ -91,7 +91,7 @@ def prepare(settings: Settings) -> Job:
 
 
 def check_files(settings: Settings) -> None:
-    """Raises `BadInput` for a model of another family, or an adapter or a tracker that is not there."""
+    """Raise `BadInput` if the model, `init_adapter` or a tracker cannot be used; warn of stop bounds without effect."""
     if settings.model_path != settings.model_family.model_path:
         check_family(settings.model_family, settings.model_path)
     if settings.init_adapter:
@@ -105,9 +105,9 @@ def check_files(settings: Settings) -> None:
 
 
 def without_effect(settings: Settings) -> list[str]:
-    """Notes on what the settings ask of a model whose family, or of data that, have nothing for it."""
+    """Notes on settings that have no effect with this family or method, or that leave no gradient at the start."""
     notes, recipe, family = [], settings.recipe, settings.family
-    if recipe.training_system != "user" and not family.chat:  # a user's chat it is when the model is asked
+    if recipe.training_system != "user" and not family.chat:  # inference uses `user` as well
         asked = f"recipe.training_system={recipe.training_system}"
         notes.append(f"note: {asked} has no effect, since the chat template of {family.name} has no such text")
     if settings.projector != "frozen" and not settings.pictured:
@@ -123,7 +123,7 @@ def without_effect(settings: Settings) -> list[str]:
 
 
 def check_same_plan(plan: list[Step], checkpoint: str | None) -> None:
-    """Raises `BadInput` where the run that is gone on with took other items: an earlier version drew them otherwise."""
+    """Raise `BadInput` if the resumed run's plan is not `plan`, because an earlier version drew it differently."""
     file = Path(checkpoint).with_name("plan.json") if checkpoint else None
     if file and file.is_file() and plan != read_plan(file, {}):
         raise BadInput(
@@ -132,9 +132,9 @@ def check_same_plan(plan: list[Step], checkpoint: str | None) -> None:
 
 
 def check_scaling(settings: Settings, adapter: Path) -> None:
-    """Raises `BadInput` for an adapter that is not there, or that its configuration scales otherwise than this run."""
+    """Raise `BadInput` if the adapter is missing, or if its rank, alpha, `use_rslora` or `use_dora` differs."""
     if adapter_file(adapter).suffix != ".safetensors" or not (home(adapter) / "adapter_config.json").is_file():
-        return  # it does not say
+        return  # no configuration says how it is scaled
     theirs, ours = adapter_config(adapter), settings.adapter
     for name, key in (("r", "r"), ("lora_alpha", "alpha"), ("use_rslora", "use_rslora"), ("use_dora", "use_dora")):
         if (then := getattr(theirs, name)) != (now := getattr(ours, name)):
@@ -142,11 +142,11 @@ def check_scaling(settings: Settings, adapter: Path) -> None:
 
 
 def check_projector(settings: Settings, adapter: Path) -> None:
-    """Raises `BadInput` for an adapter of other models, or that holds of the projector what this run does not train."""
+    """Raise `BadInput` if the adapter is for another kind of model, or stores the projector as this run does not."""
     family, ours, lora = settings.family, settings.projector_way.stored, settings.adapter
     check_kind(family.model_type, adapter)
     if lora and ours != "lora":
-        # A vision tower is saved with all that lies in it.
+        # A vision tower that is saved includes a projector that lies within it.
         saved = [f"{part}." for part in lora.modules_to_save or []]
         ours = "full" if any(f"{part}.".startswith(each) for part in family.projector for each in saved) else "frozen"
     if (stored := stored_as(read_adapter(adapter), family)) != ours:
@@ -158,8 +158,8 @@ def check_projector(settings: Settings, adapter: Path) -> None:
 
 
 def find_origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
-    """The `base` of a run by its fingerprint, as far as its weights lie here, and the `parents` of its adapter. Raises
-    `BadInput` where `init_adapter`, or the checkpoint that it goes on from, was trained on another base."""
+    """The run's `base`, the model's fingerprint (from files on this machine), and `parents`, the runs that the model
+    and `init_adapter` come from. Raises `BadInput` if `init_adapter` or the checkpoint was trained on another base."""
     base = fingerprint(settings.model_path, here=True)
     for adapter in filter(None, (settings.init_adapter, Path(checkpoint) if checkpoint else None)):
         check_base(adapter, base, allowed=settings.allow_other_base, answer="allow_other_base=true")
@@ -169,7 +169,7 @@ def find_origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
 def make_or_read_plan(
     settings: Settings, sizes: dict[str, int], processes: int, data: dict[str, Any] | None = None
 ) -> list[Step]:
-    """The plan of the whole run, as long as `max_train_steps` wants it, or else `num_epochs` or the given plan."""
+    """The run's plan, drawn or read from a file; `max_train_steps` sets its length, else `num_epochs` or the file."""
     per_step = settings.batch_size * settings.gradient_accumulation_steps * processes
     wanted = settings.max_train_steps and settings.max_train_steps * per_step
     if settings.plan:
@@ -189,8 +189,8 @@ def make_or_read_plan(
 
 
 def steps_compared(settings: Settings, data: Data, length: int) -> list[Step]:
-    """The steps whose items the mask compares, none without one: those of a plan of its own views, as long as the run's
-    and of the same seed or file. So the mask takes no part in the draws that training is planned by."""
+    """The steps whose items the mask compares; empty without a mask. They come from a separate plan for the mask's
+    views, with the run's seed or file and at most `length` steps. So a mask does not change the training plan."""
     if not (settings.mask and data.compared):
         return []
     sizes = data.compared.sizes

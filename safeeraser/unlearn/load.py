@@ -1,4 +1,4 @@
-"""What a run trains: the plan as a dataset, and a model with an adapter on it, or with parts of itself to train."""
+"""Load the parts of a run: the plan as a dataset, and the model with an adapter or with trainable parts."""
 
 from dataclasses import replace
 from itertools import chain
@@ -27,8 +27,8 @@ from safeeraser.unlearn.masters import gather
 
 
 def load_dataset(settings: Settings, job: Job, *, check: bool = True) -> PlanDataset:
-    """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer, if that is to be
-    checked."""
+    """The plan as a dataset. With `check`, encode every item once, and raise `BadInput` for one that cannot be encoded,
+    for instance because its prompt leaves no room for an answer."""
     preprocessor = load_preprocessor(settings.model_path)
     dataset = dataset_of(settings, job.data, job.plan, preprocessor)
     note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
@@ -36,24 +36,24 @@ def load_dataset(settings: Settings, job: Job, *, check: bool = True) -> PlanDat
         longest = max(data.refusals, key=len, default="")
         for view, items in data.items.items():
             for item in items:
-                # Found now rather than in the night.
+                # A bad item is reported now rather than hours into training.
                 dataset.encode(replace(item, answer=longest) if view == "refusal" else item)
     return dataset
 
 
 def dataset_of(settings: Settings, data: Data, plan: list[Step], preprocessor: Preprocessor) -> PlanDataset:
-    """Steps through some data, as a dataset."""
+    """A dataset of the steps of `plan` on `data`."""
     return PlanDataset(plan, data.items, data.refusals, preprocessor, settings.recipe, settings.max_length)
 
 
 def collator(settings: Settings, preprocessor: Preprocessor, dtype: torch.dtype | None = None) -> Collator:
-    """What joins the rows of a micro-step. `dtype`: None: the settings'."""
+    """The collator that joins the rows of a micro-step. `dtype`: of the pictures; None: the dtype of the settings."""
     return Collator(settings.method, preprocessor, dtype or choose_dtype(settings.dtype), settings.beside)
 
 
 def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedModel:
-    """The frozen model with what is trained: an adapter on it, or parts of itself, as far as some term reads them.
-    Raises `BadInput` where the model has not what the family's page or a term names."""
+    """The frozen model with trainable parameters: an adapter, or parts of the model. Parameters that no loss depends on
+    stay frozen. Raises `BadInput` if the model lacks a part or layer that its family or a term names."""
     family, adapter = settings.family, settings.adapter
     check_parts(base, family)
     settings.method.losses(base, settings.seed, "cpu")
@@ -63,7 +63,7 @@ def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedMo
         if settings.projector_way.stored == "lora":
             reach_projector(adapter, base, family)
         model = attach(base, adapter, family)
-        # The projector may lie within the vision tower; and without pictures no loss has a gradient for either.
+        # A frozen projector may lie within a trained vision tower. Without pictures no loss reads either part.
         frozen = {"projector"} if settings.projector_way.stored == "frozen" else set()
         frozen |= set() if settings.pictured else {"projector", "vision_tower"}
         for name, parameter in model.named_parameters():
@@ -76,13 +76,13 @@ def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedMo
 
 
 def reparametrize(model: PeftModel | PreTrainedModel, settings: Settings) -> None:
-    """Train what is not trained as it is in its own terms, from the values that it has now: those of `init_adapter`."""
+    """Reparametrize the projector, for instance as W + sin(D). W keeps its values, so load `init_adapter` first."""
     if settings.projector_way.joined and settings.pictured:
         modulate(model, settings.family, settings.projector_way.joined)
 
 
 def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) -> PreTrainedModel:
-    """The untouched model, where the engine wants it."""
+    """The untouched model, on this process's device. An engine that shards weights places them itself."""
     dtype = choose_dtype(settings.dtype)
     return load_model(
         settings.model_path,
@@ -94,17 +94,17 @@ def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) 
 
 
 def load_trained(settings: Settings, engine: Engine, arguments: TrainingArguments) -> PeftModel | PreTrainedModel:
-    """The model with what is trained, in the dtype that the engine works in."""
+    """The model with trainable parameters, which are in float32, or in the model's dtype under DeepSpeed."""
     base = load_base(settings, engine, arguments)
-    set_seed(settings.seed)  # only now: under ZeRO-3, loading has drawn from it
+    set_seed(settings.seed)  # after loading, which draws random numbers under ZeRO-3
     model = equip(base, settings)
     if settings.init_adapter:
         load_adapter(model, settings.init_adapter)
     reparametrize(model, settings)
     if engine.name == "fsdp":
         share_out_layers(model, settings.family)
-    # In bfloat16 most updates of this size would round to nothing; DeepSpeed keeps masters in float32 and, of a model
-    # that it split while loading, casts nothing itself.
+    # In bfloat16 most updates of this size would round to nothing. DeepSpeed keeps masters in float32, but does not
+    # cast a model that it split while loading, so cast the trained parameters here.
     dtype = base.dtype if engine.deepspeed else torch.float32
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -115,7 +115,7 @@ def load_trained(settings: Settings, engine: Engine, arguments: TrainingArgument
 
 
 def check_reference(model: PeftModel) -> None:
-    """Assert that all that is trained is what PEFT switches off: what is then left is the untouched model."""
+    """Assert that PEFT can switch off every trained parameter, which leaves the untouched model as the reference."""
     known = adapter_parameters(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and name not in known:
@@ -125,8 +125,8 @@ def check_reference(model: PeftModel) -> None:
 def load_reference(
     settings: Settings, engine: Engine, arguments: TrainingArguments, model: nn.Module
 ) -> PreTrainedModel | None:
-    """The untouched model beside `model`, where it is needed and `model` has no adapter that can be switched off.
-    Raises `BadInput` where there is no memory for it."""
+    """A second, untouched model, if the method needs a reference and `model` has no adapter to switch off; else None.
+    Raises `BadInput` if the free memory is too small for a second model."""
     if settings.adapter or not settings.method.needs_reference:
         return None
     device, dtype = arguments.device, choose_dtype(settings.dtype)
@@ -140,7 +140,7 @@ def load_reference(
 
 
 def load_mask(settings: Settings, job: Job, model: PeftModel, preprocessor: Preprocessor) -> Mask | None:
-    """Which of LoRA's weights are trained: as the run that is gone on with has it, or by their gradients now."""
+    """The mask of the LoRA weights that are trained: the checkpoint's, or one made from gradients; None: no mask."""
     if not (settings.mask and job.data.compared):
         return None
     if job.checkpoint:
@@ -150,9 +150,9 @@ def load_mask(settings: Settings, job: Job, model: PeftModel, preprocessor: Prep
 
 
 def save(trainer: Trainer, settings: Settings, preprocessor: Preprocessor) -> None:
-    """Write the adapter as a PEFT folder, or the trained model as a folder that is used like any other.
+    """Write the adapter as a PEFT folder, or a model trained with `finetune=full` as a model folder.
 
-    The model is written in the dtype that it was loaded in. All processes come here, as they may share the weights.
+    The model is written in the dtype that it was loaded in. All processes must call this: each may hold only a part.
     """
     if settings.adapter:
         trainer.save_model(str(settings.save_dir))

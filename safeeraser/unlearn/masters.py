@@ -1,8 +1,8 @@
 """The trained parameters in float32, wherever the engine keeps them.
 
 In bfloat16 most updates of unlearning's size would round to nothing. One process, DDP and FSDP therefore train float32
-parameters, and autocast the products. DeepSpeed computes in the model's dtype throughout and trains masters beside it,
-shared out among the processes; what its model holds are their rounded values.
+parameters, and compute products under autocast. DeepSpeed computes in the model's dtype throughout. It trains float32
+copies, the masters, which are sharded among the processes; its model holds the masters' rounded values.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-Copies = tuple[int, list[Tensor]]  # a number that describes the copies, and these
+Copies = tuple[int, list[Tensor]]  # a number that describes the copies, and the copies
 
 
 def add_up_in_float32(accelerator: Accelerator) -> None:
-    """Have gradients summed up in float32 over micro-steps, and by FSDP over processes: in 16 bits, which are the
-    engines' defaults, small summands vanish.
+    """Have gradients summed in float32: over micro-steps, and under FSDP over processes too. By default the engines
+    sum in 16 bits, in which small summands vanish.
 
-    An optimizer that DeepSpeed offloads adds up in the model's dtype whatever dtype it is given.
+    An optimizer that DeepSpeed offloads ignores this and sums in the model's dtype.
     """
     deepspeed, fsdp = (getattr(accelerator.state, f"{name}_plugin", None) for name in ("deepspeed", "fsdp"))
     if deepspeed and deepspeed.zero_stage >= 2:
@@ -33,12 +33,12 @@ def add_up_in_float32(accelerator: Accelerator) -> None:
 
 
 def shared_out(parameter: nn.Parameter) -> bool:
-    """Whether `local_part` is a part of a trained parameter only."""
+    """Whether `local_part` gives only this process's part of a trained parameter."""
     return isinstance(parameter, DTensor) or _has_master(parameter)
 
 
 def local_part(parameter: nn.Parameter) -> Tensor:
-    """What this process trains of a parameter: all of it, or its part of the engine's; `take_up` sets it."""
+    """The values that this process trains of a parameter: all, or its part under the engine; `take_up` sets them."""
     if isinstance(parameter, DTensor):
         return parameter.to_local().detach()
     if hasattr(parameter, "ds_id"):
@@ -55,7 +55,7 @@ def trained_of(model: nn.Module) -> list[nn.Parameter]:
 
 
 def copies(parameters: Sequence[nn.Parameter], into: list[Tensor]) -> list[Tensor]:
-    """What this process trains of the parameters, copied `into` tensors in CPU memory, or into new ones."""
+    """Copy each parameter's `local_part` to CPU memory: to the tensors `into`, or to new ones if `into` is empty."""
     owned = [local_part(parameter) for parameter in parameters]
     if not into:
         return [tensor.detach().to("cpu", copy=True) for tensor in owned]
@@ -65,16 +65,16 @@ def copies(parameters: Sequence[nn.Parameter], into: list[Tensor]) -> list[Tenso
 
 
 def gather(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """All of each parameter, the trained ones as they are trained. All processes come here together."""
+    """Each parameter in full; where it has a master, the master's values. All processes call this together."""
     frozen = [each for each in named.values() if not each.requires_grad]
     with gather_params_ctx(frozen, modifier_rank=None):
         return {name: _master(each) if _has_master(each) else _full(each.detach()) for name, each in named.items()}
 
 
 def take_up(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    """Train and compute with values that `local_part` has given. All processes come here together."""
+    """Set parameters and their masters to values that `local_part` has given. All processes call this together."""
     for each, value in zip(parameters, values, strict=True):
-        if hasattr(each, "ds_id"):  # of a master in CPU memory `local_part` is a copy, on the GPU
+        if hasattr(each, "ds_id"):  # `local_part` may be a GPU copy of a master in CPU memory
             each._z3_optimizer.set_local_hp_param(value, each)
         else:
             local_part(each).copy_(value)
@@ -86,10 +86,10 @@ def take_up(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Non
 
 @contextmanager
 def moved(parameters: Sequence[nn.Parameter], by: Sequence[Tensor]) -> Iterator[Callable[[], list[Tensor]]]:
-    """Compute with each parameter moved from its value in float32, and again as before afterwards, to the bit.
+    """Within the context, compute with each parameter moved from its float32 value. Afterwards restore it to the bit.
 
-    A master stays where it is; what its model holds is the moved value, rounded. It yields what says how far each
-    went, as it is computed with. Not for engines that give each process a part of the weights. All processes come here
+    A master does not change; the model holds the moved value, rounded. The context yields a function that returns how
+    far each parameter of the model has actually moved. Not for engines that shard the weights. All processes call this
     together.
     """
     before = [each.detach().clone() for each in parameters]
@@ -103,8 +103,8 @@ def moved(parameters: Sequence[nn.Parameter], by: Sequence[Tensor]) -> Iterator[
 
 
 def shared_out_again(model: nn.Module) -> None:
-    """After a forward pass without a backward one, which is when FSDP would share out again what it keeps gathered for
-    it: all that is no layer, of which `local_part` would be the whole."""
+    """Reshard after a forward pass that has no backward pass. FSDP keeps parameters outside the layers gathered until
+    the backward pass, and `local_part` would give them in full."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -119,6 +119,6 @@ def _has_master(parameter: nn.Parameter) -> bool:
 
 
 def _master(parameter: nn.Parameter) -> Tensor:
-    from deepspeed.utils import safe_get_full_fp32_param  # slow to load, and loaded where there is a master
+    from deepspeed.utils import safe_get_full_fp32_param  # slow to import, so only where there is a master
 
     return safe_get_full_fp32_param(parameter)

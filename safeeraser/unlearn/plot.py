@@ -1,4 +1,4 @@
-"""The training curves of a run: loss, gradient norm, learning rate, terms and dual weights by name, and the probes."""
+"""Plot a run's curves: loss, gradient norm, learning rate, each term, each weight that moves, and the probes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +10,14 @@ from safeeraser.benchmark.files import read_json_lines, write_whole
 COLUMNS = 3
 PROBED = {"refusal": "probe: share of refusals", "degenerate": "probe: share degenerate", "length": "probe: mean words"}
 
-Panel = tuple[str, list[int], dict[str, list[float | None]]]  # title, optimizer steps, a curve by each name
+Panel = tuple[str, list[int], dict[str, list[float | None]]]  # title, optimizer steps, curves by name
 
 
 def training_panels(log: Path) -> Iterator[Panel]:
     """The panels of `train_log.jsonl`."""
     rows = read_json_lines(log)
     if not rows:
-        return  # the run was resumed from its last checkpoint, in another folder
+        return  # resumed from a last checkpoint into another folder, so no step was logged
     steps = [row["step"] for row in rows]
     for key, title in (("loss", "loss"), ("grad_norm", "gradient norm"), ("learning_rate", "learning rate")):
         yield title, steps, {"": [row[key] for row in rows]}
@@ -36,15 +36,15 @@ def probe_panels(log: Path) -> Iterator[Panel]:
 
 
 def plot_training(log: Path, probes: Path, out: Path, title: str) -> None:
-    """Draw `train_log.jsonl`, and `probe.jsonl` if there is one, into a PNG file; without any row there is none."""
+    """Draw `train_log.jsonl`, and `probe.jsonl` if it exists, into a PNG file; write no file if neither has rows."""
     panels = [*training_panels(log), *(probe_panels(probes) if probes.exists() else ())]
     if not panels:
         return
     lines = -(-len(panels) // COLUMNS)
-    # Not by pyplot, which would draw into whatever a notebook that calls this has chosen.
+    # Not with pyplot, which would use the backend that a calling notebook has chosen.
     height = 3.2 * lines
     figure = Figure(figsize=(12, height))
-    # Margins in inches: to have them computed is to draw twice.
+    # Fixed margins, top and bottom in inches: computed margins would require drawing twice.
     edges = {"left": 0.06, "right": 0.98, "bottom": 0.6 / height, "top": 1 - 0.8 / height}
     axes = figure.subplots(lines, COLUMNS, squeeze=False, gridspec_kw=edges | {"wspace": 0.25, "hspace": 0.4})
     for axis, (name, steps, curves) in zip(axes.flat, panels, strict=False):

@@ -1,5 +1,5 @@
-"""A whole unlearning run: from settings to an adapter in `save_dir`, with `run.json`, so that a result carries its
-configuration: the settings, what they ran on, and how it went."""
+"""An unlearning run, from settings to an adapter in `save_dir`. `run.json` there records the settings, the versions,
+the hardware and how the run went, so that every result carries its configuration."""
 
 import logging
 import platform
@@ -51,9 +51,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Unlearned:
-    """A run that is through: where its adapter lies, and what `run.json` says of it.
+    """A run that has ended: the folder of its adapter, and the contents of its `run.json`.
 
-    `not_sent`: why it is not at the hub, though `push_to_hub` asked for that.
+    `not_sent`: why `push_to_hub` did not send the run to the hub; empty otherwise.
     """
 
     save_dir: Path
@@ -62,7 +62,7 @@ class Unlearned:
 
     @classmethod
     def read(cls, save_dir: Path) -> "Unlearned":
-        """The run that `save_dir` holds."""
+        """Read the run in `save_dir`."""
         return cls(save_dir, read_json(save_dir / RUN_FILE))
 
     @property
@@ -72,30 +72,30 @@ class Unlearned:
 
     @property
     def stopped(self) -> dict[str, Any] | None:
-        """The bound that ended it before its time and the step whose adapter was kept, if one did."""
+        """If a bound stopped the run: its `reason`, and `adapter_of_step`, the step whose adapter was kept."""
         return self.record["sittings"][-1]["stopped"]
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """A row an optimizer step: `step, loss, grad_norm, learning_rate, terms, micro_losses`; `weights`, `moved`."""
+        """A row for each step: `step, loss, grad_norm, learning_rate, terms, micro_losses`, and what hooks add."""
         return read_json_lines(self.save_dir / TRAIN_LOG)
 
 
 def forget(settings: Settings) -> Unlearned | None:
-    """Unlearn as `settings` say; everything that can be wrong with them is found before `save_dir` is touched.
+    """Unlearn as `settings` say. Bad settings are reported before `save_dir` is touched.
 
-    Leaves in `save_dir`: the PEFT adapter, `run.json` (settings, versions, data), `plan.json`, `train_log.jsonl`,
-    `training.png`, and the checkpoints that `save_steps` asks for. Returns what is there, in the process that wrote it.
+    Writes to `save_dir`: the PEFT adapter, `run.json` (settings, versions, data), `plan.json`, `train_log.jsonl`,
+    `training.png`, and the checkpoints of `save_steps`. Returns the run, but None in processes that wrote nothing.
     """
     job = prepare(settings)
     if settings.resume_from_checkpoint and (when := run_of(settings.save_dir).get("finished")):
         log.info("done before, on %s: %s", when, settings.save_dir)
         return Unlearned.read(settings.save_dir)
     if not settings.dry_run:
-        # What LoRA does not fit is found before weights are loaded; and before DeepSpeed, which would split this too.
+        # Reports bad LoRA targets before weights are loaded. Precedes DeepSpeed, which would split the outline too.
         outline(settings, load_config(settings.model_path), torch.float32)
         check_machine(job.engine)
-    # A dry run only names an engine; nothing of it runs.
+    # A dry run only names an engine; it does not start one.
     arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
     check_optimizer(arguments, job.schedule)
     if settings.mask:
@@ -110,7 +110,7 @@ def forget(settings: Settings) -> Unlearned | None:
     trained = trained_parameters(model, settings.family)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
     writes = arguments.process_index == 0
-    settings.save_dir.resolve().mkdir(parents=True, exist_ok=True)  # what a link leads to need not be there yet
+    settings.save_dir.resolve().mkdir(parents=True, exist_ok=True)  # the target of a symlink may not exist yet
     with held(settings.save_dir, f"save_dir={settings.save_dir}") if writes else nullcontext():
         record = describe(settings, job, trained) | ({"mask": mask.record} if mask else {})
         if writes:
@@ -131,10 +131,10 @@ def forget(settings: Settings) -> Unlearned | None:
 
 
 def check_before_loading(settings: Settings, job: Job, arguments: TrainingArguments) -> PlanDataset:
-    """The plan as a dataset, with all that could only go wrong later. Raises `BadInput`."""
+    """Return the plan as a dataset, after the last checks: engine, items and shared memory. Raises `BadInput`."""
     check_running(job.engine, arguments)
     if settings.deterministic:
-        # Trainer does so too, but torch looks at the first product on a GPU, and never again, what cuBLAS was set to.
+        # Trainer does this too, but torch reads the setting of cuBLAS only once, at the first product on a GPU.
         enable_full_determinism(settings.seed)
     dataset = load_dataset(settings, job)
     check_shared_memory(dataset, collator(settings, dataset.preprocessor), arguments, job.engine.here)
@@ -145,7 +145,7 @@ def check_before_loading(settings: Settings, job: Job, arguments: TrainingArgume
 
 
 def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str, Any]:
-    """What is known of a run before it starts. `trained`: the trained parameters by group."""
+    """The part of `run.json` that is known before training. `trained`: the count of trained parameters by group."""
     return {
         "title": settings.title,
         "settings": settings.model_dump(mode="json"),
@@ -165,21 +165,21 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
 
 
 def begin(settings: Settings, job: Job, record: dict[str, Any], mask: Mask | None) -> None:
-    """Write down what is about to run, beside the earlier sittings of a run that is resumed."""
+    """Remove an overwritten run, then write `run.json`, the plan and the mask. A resumed run keeps earlier sittings."""
     folder = settings.save_dir
     if settings.overwrite_dir and not job.checkpoint and (folder / RUN_FILE).is_file():
         for path in folder.iterdir():
-            # Of a link only the link is the run's.
+            # Remove a symlink itself, never the folder that it points to.
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     step = read_object(Path(job.checkpoint) / "trainer_state.json")["global_step"] if job.checkpoint else 0
     if not job.checkpoint:
-        for left in (PROBE_LOG, MASK_FILE):  # of a start that failed
+        for left in (PROBE_LOG, MASK_FILE):  # left by a start that failed
             (folder / left).unlink(missing_ok=True)
-    # Of a sitting that was killed its start alone is there.
+    # A sitting that was killed has recorded only its start.
     sittings = run_of(folder).get("sittings", []) if settings.resume_from_checkpoint else []
     record["sittings"] = [*sittings, {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)
-    (folder / TRAIN_LOG).touch()  # from a last checkpoint no step is left that would
+    (folder / TRAIN_LOG).touch()  # after the last checkpoint no step is left that creates it
     write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan, job.data.record)
     if mask:
         write_state(folder / MASK_FILE, mask.trained)
@@ -194,16 +194,16 @@ def build_trainer(
     mask: Mask | None = None,
     job: Job | None = None,
 ) -> UnlearnTrainer:
-    """The loop that trains `model` on the dataset's plan.
+    """The trainer that trains `model` on the dataset's plan.
 
     Args:
-        job: what is probed meanwhile, and the checkpoint to go on from; None: nothing.
+        job: has the items to probe, and the checkpoint to resume from; None: no probes, and a start without checkpoint.
     """
     method, seed = settings.method, arguments.seed
     weights, guard = Weights(method), Guard(settings.stop, method)
     moved, interruption = MovedGradient(settings.step, settings.moved_terms, seed), Interruption(guard)
-    # In the order in which they hear of a step. The guard comes before the interruption: of a run that is stopped it
-    # decides. A new hook is a line here.
+    # Hooks are called in this order. The guard precedes the interruption because its decision to stop takes precedence.
+    # A new hook is a line here.
     hooks: list[Hook] = [
         KeepLogs(),
         OwnMasks(),
@@ -234,7 +234,7 @@ def build_trainer(
 
 
 def train(settings: Settings, job: Job, trainer: UnlearnTrainer) -> dict[str, Any]:
-    """Run the loop, write what was trained, and report how it went."""
+    """Train, save the trained weights unless a signal ended the run, and return the outcome for `run.json`."""
     begun = time.perf_counter()
     with trainer.interruption.heeded():
         trainer.train(resume_from_checkpoint=job.checkpoint)
@@ -251,7 +251,7 @@ def train(settings: Settings, job: Job, trainer: UnlearnTrainer) -> dict[str, An
 
 
 def measure_sitting(accelerator: Accelerator, seconds: float, items: int) -> dict[str, Any]:
-    """How a sitting went: `seconds` of training over `items` of the plan, peak memory the largest of the processes'."""
+    """Time, items a second and peak memory (largest of all processes) of a sitting, which is one start of a run."""
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peaks = accelerator.gather(torch.tensor([[gpu, process]], device=accelerator.device)).amax(0).tolist()
@@ -264,7 +264,7 @@ def measure_sitting(accelerator: Accelerator, seconds: float, items: int) -> dic
 
 
 def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) -> None:
-    """Draw the curves and write down how it went; a run that says it is finished has left everything."""
+    """Draw the curves, then complete `run.json`. `finished` is written last, so a finished run has all its files."""
     folder = settings.save_dir
     plot_training(folder / TRAIN_LOG, folder / PROBE_LOG, folder / "training.png", settings.method.name)
     record["sittings"][-1] |= outcome

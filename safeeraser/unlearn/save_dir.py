@@ -1,4 +1,4 @@
-"""What a run finds in its `save_dir`: nothing, itself to go on with, or something that it must not touch."""
+"""Check a run's `save_dir`: it may be empty, hold the run to resume, or hold files that must not be touched."""
 
 import os
 from contextlib import suppress
@@ -16,7 +16,7 @@ from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
 
 TRAIN_LOG, PROBE_LOG, MASK_FILE = "train_log.jsonl", "probe.jsonl", "mask.safetensors"
-# What a resumed run may change: nothing that decides the result. The bases are compared by their weights.
+# Settings that a resumed run may change: none decides the result. `find_origin` compares the bases by weights.
 _FREE_ON_RESUME = """
 allow_other_base dry_run engine gpu_memory hub_model_id hub_private model_family overwrite_dir probe probe_every
 push_to_hub report_to resume_from_checkpoint save_dir save_model save_steps save_total_limit tables workers
@@ -24,8 +24,8 @@ push_to_hub report_to resume_from_checkpoint save_dir save_model save_steps save
 
 
 def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
-    """The folder to resume from, if any. Raises `BadInput` where the one named is no checkpoint, or it is another
-    run's: of another method, model or number of processes, say."""
+    """The checkpoint folder to resume from, or None. Raises `BadInput` if the named folder is no checkpoint, or belongs
+    to another run, for instance with another method, model or number of processes."""
     wanted = settings.resume_from_checkpoint
     if wanted is None:
         return None
@@ -45,7 +45,7 @@ def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
 
 
 def check_save_dir(settings: Settings, engine: Engine) -> None:
-    """Refuse a `save_dir` that holds something else than what this run may continue or was asked to replace."""
+    """Raise `BadInput` if `save_dir` cannot be written, or holds anything that this run may not resume or replace."""
     folder = settings.save_dir
     _check_writable(folder)
     if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
@@ -72,15 +72,15 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raises `BadInput` if `folder`, or what a link there leads to, can neither be written to nor made."""
+    """Raise `BadInput` if `folder`, or the target of a symlink there, can be neither written to nor made."""
     try:
         folder = folder.resolve()
         with suppress(FileNotFoundError):
-            folder.stat()  # a path that is too long, or leads through a file or a closed folder
+            folder.stat()  # raises if the path is too long, or leads through a file or a closed folder
         there = next(path for path in (folder, *folder.parents) if path.exists())
         for name in folder.parts[len(there.parts) :]:
             with suppress(FileNotFoundError):
-                (there / name).stat()  # a name that is too long
+                (there / name).stat()  # raises if the name is too long
     except OSError as error:
         raise BadInput(f"save_dir={folder}: cannot be made ({error.strerror})") from None
     if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
@@ -88,7 +88,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _nothing_trained(folder: Path) -> bool:
-    """Whether the run in `folder` ended before its first optimizer step, so that nothing is lost with it."""
+    """Whether the run in `folder` ended before its first optimizer step, so that replacing it loses nothing."""
     log = folder / TRAIN_LOG
     left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     trained = log.is_file() and log.stat().st_size
@@ -96,8 +96,8 @@ def _nothing_trained(folder: Path) -> bool:
 
 
 def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> str | None:
-    """The first thing that decides the result and is not as in the run that `earlier` records."""
-    # What an earlier version had no key for, it did as the default does.
+    """The first setting, or the engine, that decides the result and differs from `earlier`, a `run.json`; else None."""
+    # Where an earlier version lacked a key, it worked as the key's default does.
     before = read_settings(from_keys(earlier["settings"] | {"model_family": settings.model_family.model_dump()}))
     now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
     for key in (key for key in now if key not in _FREE_ON_RESUME.split()):
@@ -107,7 +107,7 @@ def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> 
             name, old, new = f"{name}.{inner}", old.get(inner), new.get(inner)
         if old != new:
             return f"{name} ({old}, now {new})"
-    # A dry run before the launch knows the engine only where one was given.
+    # A dry run before the launch knows the engine only if `engine` names one.
     if engine.record != earlier["engine"] and not (settings.dry_run and settings.engine is None):
         recorded, running = earlier["engine"], engine.record
         names = (f"{which['name']} with {which['processes']} process(es)" for which in (recorded, running))

@@ -1,11 +1,11 @@
-"""What a checkpoint keeps beside weights, optimizer and random states, so that a resumed run ends to the bit as one
-that never stopped: the state of each hook, in a file that the hook names, in the form of the file's ending.
+"""Hooks' states in checkpoints. With them, and with weights, optimizer and random states, a resumed run ends to the bit
+like one that never stopped. Each hook names a file for its state; the file's ending decides the format.
 
-| ending | state | whose |
+| ending | state | saved by |
 |---|---|---|
-| `.pt` | `Copies` of what is trained | of each process, where each trains a part (`1.mean.pt`); else of the first |
-| `.safetensors` | tensors by name | of the first process |
-| `.json` | an object | of the first process |
+| `.pt` | `Copies` of the trained parameters | each process, if each trains a part (`1.mean.pt`); else the first |
+| `.safetensors` | tensors by name | the first process |
+| `.json` | an object | the first process |
 """
 
 import os
@@ -31,11 +31,11 @@ STAGING = ".checkpoint-being-written"
 
 
 class State(TrainerCallback):
-    """The states of some hooks: taken up when training begins, if it is resumed from a checkpoint, and kept with each.
+    """Saves the states of hooks in each checkpoint, and restores them when a resumed run begins to train.
 
     Args:
-        resumed: the checkpoint's folder.
-        process: this one's number.
+        resumed: the folder of the checkpoint to resume from; None: the run is not resumed.
+        process: the number of this process.
     """
 
     def __init__(self, hooks: Sequence[Hook], *, resumed: str | None, process: int) -> None:
@@ -51,7 +51,7 @@ class State(TrainerCallback):
                 raise BadInput(f"{file}: {error}") from None
 
     def save(self, folder: Path, model: nn.Module) -> None:
-        """Keep each hook's state in a checkpoint."""
+        """Write each hook's state to the checkpoint `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         shared = shared_out(trained_of(model)[0])
         for hook in self.keeping:
@@ -67,12 +67,12 @@ class State(TrainerCallback):
             return there and read_object(there)
         try:
             return torch.load(there, weights_only=True) if there.suffix == ".pt" else load_file(there)
-        except Exception as error:  # whatever a damaged file makes the readers raise
+        except Exception as error:  # the readers raise many kinds of error for a damaged file
             raise BadInput(f"{there}: cannot be read ({type(error).__name__})") from None
 
 
 def write_state(file: Path, kept: Any) -> None:
-    """Write a hook's state in the form of the file's ending."""
+    """Write a hook's state in the format of the file's ending."""
     if file.suffix == ".json":
         write_json(file, kept)
         return
@@ -85,8 +85,8 @@ def write_state(file: Path, kept: Any) -> None:
 
 @contextmanager
 def checkpoint_written_whole(arguments: TrainingArguments, accelerator: Accelerator) -> Iterator[Path]:
-    """Have Trainer write a checkpoint beside its place, and move it there when all processes are through: it is there
-    whole or not at all. Then the oldest past `save_total_limit` are removed."""
+    """Have Trainer write a checkpoint to a staging folder, and move it into place when all processes have written. So a
+    checkpoint is never incomplete. Then remove the oldest checkpoints beyond `save_total_limit`."""
     run, first = Path(arguments.output_dir), accelerator.is_main_process
     staging = run / STAGING
     if first:

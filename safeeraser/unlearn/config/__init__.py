@@ -1,2 +1,2 @@
-"""What was asked: the keys of config/forget_lora.yaml, put together (`compose`), checked (`read`, by `settings`) and
-passed on (`trainer_arguments`)."""
+"""A run's settings: `compose` reads config/forget_lora.yaml and overrides, `read` checks them against `settings`, and
+`trainer_arguments` passes them to Trainer."""

@@ -1,7 +1,7 @@
-"""The page of settings, put together by Hydra from a command line or from keywords. Without torch.
+"""Compose a run's config with Hydra, from a command line or from keywords. This module does not import torch.
 
-The release's settings file is flat: its `forget_loss` and `model_family` are words, where a page of this project holds
-what config/forget_loss/ and config/model_family/ say of them. Such a file is laid on top of config/forget_lora.yaml.
+The release's settings file is flat: its `forget_loss` and `model_family` are names. In a composed config, both keys
+hold the contents of files in config/forget_loss/ and config/model_family/. A flat file is laid on top of `PAGE`.
 """
 
 import argparse
@@ -33,23 +33,23 @@ from safeeraser.errors import BadInput, nearest
 log = logging.getLogger(__name__)
 
 PAGE = "forget_lora"
-FLAGS = {"help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "info"}  # Hydra's own
+FLAGS = {"help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "info"}  # Hydra's own flags
 FLAGS |= {"shell-completion", "config-path", "experimental-rerun"}
-# What Hydra would leave behind of its own. First on the command line, so that a user can still have it.
+# Keeps Hydra from writing its own files. Precedes the user's overrides, so that a user can still ask for them.
 LEAVES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
 for group, names in ALIASES.items():
     for alias, name in names.items():
         ConfigStore.instance().store(group=group, name=alias, node={"defaults": [name]})
 
-# `forget_loss=npo+pd` is `forget_loss=npo pd=1`, in one word: for what takes methods by name, one after the other.
+# `forget_loss=npo+pd` means `forget_loss=npo pd=1` in one word, for commands that take a list of method names.
 for name, plain in to_decouple().items():
     ConfigStore.instance().store(group="forget_loss", name=name, node={"defaults": [plain], "pd": 1.0})
 
 
 def from_command_line() -> list[DictConfig]:
-    """The pages that a command line amounts to: none where Hydra only printed something, several for `--multirun`.
-    Raises `BadInput` where it names a page, a key or a choice that is not there."""
+    """The composed configs of a command line: none if Hydra only printed something, several with `--multirun`.
+    Raises `BadInput` if the command line names a config file, a key or a choice that does not exist."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-name", "-cn", default=PAGE)
     parser.add_argument("--config-dir", "-cd", type=Path)
@@ -57,31 +57,31 @@ def from_command_line() -> list[DictConfig]:
     _check_words(rest)
     folders = [folder for folder in (CONFIG, given.config_dir) if folder]
     composed: list[DictConfig] = []
-    # Hydra then raises what is wrong with a command line instead of printing pages about it.
+    # Hydra then raises an error for a bad command line instead of printing it at length.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with _told_plainly(lambda: _dotted(_chosen(page, rest, given.config_dir))):
         page = _whole_page(given.config_name.removesuffix(".yaml"), folders)
         more = [f"--config-dir={given.config_dir}"] if given.config_dir else []
-        # `trainer` is open to what transformers has, which Hydra takes with a plus alone.
+        # `trainer` takes any argument of transformers, and Hydra requires a plus for keys that the file lacks.
         rest = [re.sub(r"^(?=trainer[.=])", "++", word) for word in rest]
-        # Where the overrides begin: Hydra takes them in one piece, before or after its flags.
+        # The overrides begin here. Hydra takes them in one piece, before or after its flags.
         place = next((n for n, word in enumerate(rest) if re.match(r"[^-].*=|[~+]", word)), len(rest))
         sys.argv[1:] = ["--config-name", page, *more, *rest[:place], *LEAVES_NOTHING, *rest[place:]]
         hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=PAGE)(composed.append)()
-    # A page of one's own may say no more than what is its own.
+    # A user's config file may set some keys only; the others then come from config/forget_lora.yaml.
     every = {*plain_page(OmegaConf.load(CONFIG / f"{PAGE}.yaml"))} - {"defaults"} | {*groups()}
     return [each if every <= {*map(str, each)} else from_keys(plain_page(each)) for each in composed]
 
 
 def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
-    """A page with some of its keys set, whole or in part.
+    """A composed config with some keys set; a key with keys of its own may be set in part.
 
     Args:
-        keys: by name, `{"LoRA.r": 8}` and `{"LoRA": {"r": 8}}` alike. A group's value is a name or what it would hold.
+        keys: by name; `{"LoRA.r": 8}` and `{"LoRA": {"r": 8}}` are the same. A group's value is a name or its contents.
         page: the name of a file in config/.
 
     Raises:
-        BadInput: a choice is not there, or the values do not fit together.
+        BadInput: a choice does not exist, or the values do not fit together.
     """
     choices = groups()
     named = {key: value for key, value in keys.items() if key in choices and isinstance(value, str)}
@@ -105,7 +105,7 @@ def groups() -> list[str]:
 
 
 def _check_words(words: list[str]) -> None:
-    """Raises `BadInput` for a key that is written as an option or has no value: Hydra would answer with its usage."""
+    """Raise `BadInput` for a key that is written as an option or has no value; Hydra would only print its usage."""
     for before, word in pairwise(["", *words]):
         key = word.lstrip("-").partition("=")[0]
         if word.startswith("--") and key not in FLAGS:
@@ -115,8 +115,8 @@ def _check_words(words: list[str]) -> None:
 
 
 def _chosen(page: str, words: list[str], folder: Path | None) -> dict[str, Any]:
-    """A page with what a command line chooses of its groups, and no more."""
-    choices = [word for word in words if word.partition("=")[0] in groups() and "," not in word]  # no sweep
+    """A config file composed with the group choices of a command line, without its other overrides."""
+    choices = [word for word in words if word.partition("=")[0] in groups() and "," not in word]  # a comma: a sweep
     beside = [f"hydra.searchpath=['file://{folder.resolve()}']"] if folder else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
@@ -124,7 +124,7 @@ def _chosen(page: str, words: list[str], folder: Path | None) -> dict[str, Any]:
 
 
 def _whole_page(name: str, folders: list[Path]) -> str:
-    """The page to compose for a file of this name: itself, or where it is flat, it on top of this project's own."""
+    """The name of the config to compose: `name`, or for a flat file a new config that puts it on top of `PAGE`."""
     files = (folder / f"{name}.yaml" for folder in folders)
     flat = next((plain_page(OmegaConf.load(file)) for file in files if file.is_file()), {})
     named = {group: flat.pop(group) for group in groups() if isinstance(flat.get(group), str)}
@@ -144,7 +144,7 @@ def _whole_page(name: str, folders: list[Path]) -> str:
 
 @contextmanager
 def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
-    """What Hydra raises, as one line; `known_keys` says which keys there would have been."""
+    """Turn Hydra's errors into a `BadInput` of one line; `known_keys` gives the keys that it may suggest."""
     try:
         yield
     except MissingConfigException as error:
@@ -153,7 +153,7 @@ def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
         raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, known)}") from None
     except yaml.YAMLError as error:
         raise BadInput(f"config: not YAML ({' '.join(str(error).split())})") from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last is of a group that is null
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group is null
         reason = str(error).strip().splitlines()[0]
         if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
             known, place = known_keys(), unknown[1].rpartition(".")[0]
@@ -165,12 +165,12 @@ def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
 
 
 def plain_page(page: DictConfig | ListConfig) -> dict[str, Any]:
-    """A page without OmegaConf's own types."""
-    return cast("dict[str, Any]", OmegaConf.to_container(page))  # whatever its type says, a page is no list
+    """A composed config as a plain dict."""
+    return cast("dict[str, Any]", OmegaConf.to_container(page))  # a config is a dict, though its type allows a list
 
 
 def _dotted(page: dict[str, Any], prefix: str = "") -> list[str]:
-    """The keys of a page as a command line names them."""
+    """The keys of a config as a command line names them, such as `LoRA.r`."""
     keys = []
     for key, value in page.items():
         if prefix or key != "defaults":

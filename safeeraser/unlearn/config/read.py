@@ -1,4 +1,4 @@
-"""A composed page, checked once: what it is short for taken up, and one line about the first key that is wrong."""
+"""Check a composed config: expand its shorthand keys, and report the first key that is wrong in one line."""
 
 import re
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ Model = type[BaseModel]
 
 
 def read_settings(config: DictConfig) -> Settings:
-    """Check a composed page. Raises `BadInput` naming the first key that is wrong, missing or unknown."""
+    """Check a composed config. Raises `BadInput` naming the first key that is wrong, missing or unknown."""
     config = config.copy()
     OmegaConf.set_struct(config, False)
     try:
         for key, value in plain_page(config).items():
             if isinstance(value, str):
-                # In a name (`${forget_loss}_${lr}`) a group means the name of its choice.
+                # In a value such as `${forget_loss}_${lr}`, a group means the name of its choice.
                 config[key] = re.sub(rf"\$\{{({'|'.join(groups())})\}}", r"${\1.name}", value)
         if OmegaConf.select(config, "model_family.name") == AUTO:
             OmegaConf.update(config, "model_family", family_of(config.model_path).model_dump(), merge=False)
@@ -48,12 +48,12 @@ def read_settings(config: DictConfig) -> Settings:
 
 
 def _take_up(config: DictConfig) -> None:
-    """Give the method the weights that `pd` and `retain` are short for, numbers or duals. The name of its results shows
-    them. Raises `BadInput` where it has prompt decouple already, or no retain term."""
+    """Give the method the term weights that `pd` and `retain` are short for: numbers, duals or ramps. `pd` also changes
+    the method's name. Raises `BadInput` if the method already has prompt decouple, or has no retain term."""
     method, pd, retain = config.get("forget_loss"), config.get("pd"), config.get("retain")
     terms = method.get("terms") if isinstance(method, DictConfig) else None
     if not isinstance(terms, DictConfig):
-        return  # the checks refuse what is no method or no weight
+        return  # validation reports a bad method or weight later
     by_name = method.pop("pd", None)  # of a method asked for as NAME+pd
     pd = by_name if pd is None else pd
     if isinstance(pd, int | float | DictConfig):
@@ -71,7 +71,7 @@ def _take_up(config: DictConfig) -> None:
 
 
 def first_wrong(error: ValidationError, of: Model) -> str:
-    """The first fault of a page that was checked against `of`, and for a name that is not known the nearest that is."""
+    """Describe the first fault of a config checked against `of`. For an unknown name, suggest the nearest known one."""
     # A mistyped key is unknown and leaves another missing; naming the unknown one helps more.
     first: ErrorDetails = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
     key, models = _place(first["loc"], of)
@@ -86,13 +86,13 @@ def first_wrong(error: ValidationError, of: Model) -> str:
         return f"{'.'.join([*key, first['ctx']['discriminator'].strip(chr(39))])}: Field required"
     if first["type"] == "missing":
         return f"no value for {'.'.join(key)}"
-    given = f"{'.'.join(key)}={first['input']}: " if key else ""  # what does not go together names its keys itself
+    given = f"{'.'.join(key)}={first['input']}: " if key else ""  # an error about several keys names them itself
     return given + first["msg"].removeprefix("Value error, ")
 
 
 def _place(loc: tuple[int | str, ...], of: Model) -> tuple[list[str], list[Model]]:
-    """A place in a page by its keys, and what is allowed there. pydantic puts between them by which name it chose among
-    several models; that is no key."""
+    """The keys that lead to a place in a config, and the models allowed there. pydantic's `loc` also has the tag by
+    which it chose among several models; the tag is no key and is left out."""
     key: list[str] = []
     models, free = [of], False
     for part in map(str, loc):
@@ -104,14 +104,14 @@ def _place(loc: tuple[int | str, ...], of: Model) -> tuple[list[str], list[Model
             key.append(part)
         if fields and not free:
             models = [model for field in fields for model in _models_in(field.annotation)] or models
-            free = any(get_origin(field.annotation) is dict for field in fields)  # whose keys are free
+            free = any(get_origin(field.annotation) is dict for field in fields)  # a dict's keys are free
             continue
         models, free = (chosen if chosen and not free else models), False
     return key, models
 
 
 def _names(model: Model) -> list[str]:
-    """By what a model is chosen among others: the values that its fields of one value have."""
+    """The tags by which pydantic chooses a model among several: the values of its fields that allow only one."""
     annotations = [field.annotation for field in model.model_fields.values()]
     return [
         value for each in annotations for value in get_args(each) if len(get_args(each)) == 1 and type(value) is str
@@ -119,7 +119,7 @@ def _names(model: Model) -> list[str]:
 
 
 def _models_in(kind: Any) -> Iterator[Model]:
-    """What has keys among the alternatives of a type."""
+    """The models among the alternatives of a type."""
     if hasattr(kind, "model_fields"):
         yield kind
     for each in get_args(kind):

@@ -1,4 +1,4 @@
-"""The keys of config/forget_lora.yaml with their types and bounds, read by name; `compose` checks a page by them."""
+"""The keys of config/forget_lora.yaml with their types and bounds; `read` checks a composed config against them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +19,8 @@ from safeeraser.unlearn.objective.step import AnyStep
 
 
 class Lora(Keys):
-    """The adapter: of rank `r`, its product scaled by alpha / r, or by alpha / sqrt(r) with `use_rslora`; on the layers
-    `targets`, or with None on those of the model family."""
+    """The adapter: rank `r`, scaled by alpha / r, or by alpha / sqrt(r) with `use_rslora`. It sits on the layers
+    `targets`; None means the layers that the model family names."""
 
     r: int = Field(ge=1)
     alpha: float = Field(gt=0)
@@ -50,7 +50,7 @@ class Stop(Keys):
 
 
 class Compared(Keys):
-    """Which of LoRA's weights are trained (hooks/mask.py)."""
+    """The gradient mask: which of LoRA's weights are trained (hooks/mask.py)."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -79,7 +79,7 @@ class Compared(Keys):
 
 
 class Probe(Keys):
-    """What the probes ask (hooks/probe.py)."""
+    """The questions of the probes, and the length of responses (hooks/probe.py)."""
 
     data_path: Path
     prompts: int = Field(ge=1)
@@ -90,7 +90,7 @@ class Settings(Keys):
     """One run's settings; config/forget_lora.yaml says what each key means."""
 
     model_family: Family
-    # Short for weights of the method's terms, which have taken them up before they are read here: shown before those.
+    # Shorthands for weights, which `read` has copied into the method's terms. Listed first, so errors name them first.
     pd: Annotated[float | Dual | Ramp, or_moving(Annotated[FiniteFloat, Field(gt=0)])] | None = Field(exclude=True)
     retain: Annotated[float | Dual | Ramp, or_moving(Annotated[FiniteFloat, Field(ge=0)])] | None = Field(exclude=True)
     forget_loss: Method
@@ -104,7 +104,7 @@ class Settings(Keys):
     LoRA: Lora
     tune_language_model: bool
     projector: Annotated[str, one_of("projector", PROJECTORS)]
-    tune_mm_projector: bool  # the release's word: false is `frozen`, and `projector` says all once the keys are checked
+    tune_mm_projector: bool  # the release's key: false means `projector: frozen`; once checked, the two agree
     tune_vision_tower: bool
     init_adapter: Path | None
     mask: Compared | None
@@ -126,7 +126,7 @@ class Settings(Keys):
     batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
     num_epochs: int = Field(ge=1)
-    # -1 is the release's word for none.
+    # The release writes -1 for no limit.
     max_train_steps: Annotated[PositiveInt | None, BeforeValidator(lambda steps: None if steps == -1 else steps)]
     gradient_checkpointing: bool
     trainer: dict[str, Any]
@@ -150,7 +150,7 @@ class Settings(Keys):
     dry_run: bool
     engine: Path | None
     gpu_memory: float | None = Field(gt=0)
-    tables: dict[str, Any]  # read by interpolations between keys alone
+    tables: dict[str, Any]  # only interpolations in other keys read it
 
     @field_validator("model_path", mode="before")
     @classmethod
@@ -176,7 +176,7 @@ class Settings(Keys):
 
     @model_validator(mode="after")
     def _projector(self) -> "Settings":
-        """Both keys in one: `projector` says how it is trained, `tune_mm_projector` says the same in a word."""
+        """Merge the two keys: `tune_mm_projector=false` means `projector=frozen`. Afterwards they agree."""
         if not self.tune_mm_projector and self.projector_way.of_adapter:
             raise ValueError(f"projector={self.projector}: not with tune_mm_projector=false, which is projector=frozen")
         within = any(part.startswith(f"{self.family.vision_tower}.") for part in self.family.projector)
@@ -216,12 +216,12 @@ class Settings(Keys):
         known = {*TERMS, *self.forget_loss.terms}
         for name in self.recipe.weights.keys() - known:
             raise ValueError(f"recipe.weights.{name}: no method has such a term; {nearest(name, known)}")
-        self.moved_terms  # noqa: B018  raises where it has none
+        self.moved_terms  # noqa: B018  raises if the method has no term to move
         return self
 
     @property
     def trained_parts(self) -> set[str]:
-        """The groups of the model's parameters that `finetune=full` trains whole."""
+        """The groups of the model's parameters that `finetune=full` trains."""
         wanted = {
             "language_model": self.tune_language_model,
             "head": self.tune_language_model,
@@ -232,12 +232,12 @@ class Settings(Keys):
 
     @property
     def pictured(self) -> bool:
-        """Whether the method trains on pictures at all. Each micro-step then has some, since it has all the views."""
+        """Whether a view of the method has pictures. Every micro-step then has some, because it has all the views."""
         return any(source.image for view, source in self.data.views.items() if view in self.method.views)
 
     @property
     def adapter(self) -> LoraConfig | None:
-        """The adapter that is trained: LoRA, and what is trained whole beside it. None with `finetune=full`."""
+        """The configuration of the adapter: LoRA, and the parts trained in full with it. None with `finetune=full`."""
         if self.finetune == "full":
             return None
         lora = self.LoRA.model_dump(exclude={"targets"})
@@ -251,13 +251,13 @@ class Settings(Keys):
 
     @property
     def family(self) -> Family:
-        """What the model's parts are called, and on which of their layers LoRA sits."""
+        """The model family, whose `lora_targets` are `LoRA.targets` if they are set."""
         targets = self.LoRA.targets or self.model_family.lora_targets
         return self.model_family.model_copy(update={"lora_targets": targets})
 
     @property
     def trackers(self) -> list[str]:
-        """What `report_to` names."""
+        """The trackers that `report_to` names."""
         return [name for name in self.report_to if name != "none"]
 
     @property
@@ -274,7 +274,7 @@ class Settings(Keys):
 
     @property
     def method(self) -> Method:
-        """The method, each of whose terms has the weight that it begins with: the recipe's, where that sets one."""
+        """The method, with the recipe's weight for each term where the recipe sets one."""
         return self.forget_loss.reweighted(self.recipe.weights)
 
     @property
@@ -284,11 +284,11 @@ class Settings(Keys):
 
     @property
     def beside(self) -> dict[str, Method]:
-        """What the step runs the model for beside the method."""
+        """Further methods, by name, for whose terms the step runs the model with batches of their own."""
         return self.step.beside(self.method)
 
     @property
     def title(self) -> str | None:
-        """What reports call the run's results; None: by the method's name."""
+        """The name of the run's results in reports; None: reports use the method's name."""
         title = self.method.title
         return f"{title or self.method.name}{self.step.title}" if self.step.title else title

@@ -1,4 +1,4 @@
-"""The arguments of transformers' Trainer, from the settings, the machine and `trainer:`, which may say the rest."""
+"""The arguments of transformers' Trainer, from the settings, the machine, and the key `trainer:` for the rest."""
 
 from math import ceil
 from typing import Any, get_type_hints
@@ -14,7 +14,7 @@ from safeeraser.unlearn.data.plan import Schedule
 from safeeraser.unlearn.engine import Engine
 
 ENGINE = "the engine's file (ACCELERATE_CONFIG)"
-# What is said by a key of this project's under another name. Those of the same name need no entry.
+# Arguments that a key of this project sets under another name. Arguments of the same name need no entry.
 SAID_BY = {
     "output_dir": "save_dir",
     "num_train_epochs": "num_epochs",
@@ -36,8 +36,8 @@ SAID_BY = {
     "hub_private_repo": "hub_private",
     **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend", "use_cpu"), ENGINE),
 }
-# On these the plan, the losses, the log or the checkpoints rely as transformers has them, or nothing reads them: there
-# is no evaluation set.
+# Arguments that keep transformers' defaults. Either the plan, the losses, the log or the checkpoints rely on them, or
+# nothing reads them, because there is no evaluation set.
 _AS_THEY_ARE = """
 average_tokens_across_devices batch_eval_metrics bf16_full_eval dataloader_drop_last do_eval do_predict do_train
 eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start eval_steps eval_use_gather_object fp16_full_eval
@@ -50,8 +50,8 @@ use_liger_kernel
 
 
 def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:
-    """Trainer's arguments; accelerate's launcher adds the engine through the environment. Raises `BadInput` with
-    transformers' reason where that cannot be trained with."""
+    """Trainer's arguments. accelerate's launcher adds the engine through the environment. Raises `BadInput` with
+    transformers' reason if it cannot train with them."""
     dtype = choose_dtype(settings.dtype)
     if dtype is torch.float16 and not (settings.dry_run or torch.accelerator.is_available()):
         raise BadInput("config: dtype=float16: a CPU does not train in it; bfloat16 and float32 are the others")
@@ -68,11 +68,11 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
 
 
 def _defaults(settings: Settings) -> dict[str, Any]:
-    """What `trainer:` may say otherwise.
+    """This project's defaults, which `trainer:` may override.
 
-    Loading processes keep ready an optimizer step's batches together, which Trainer takes at once: with torch's own two
-    each, the GPU would wait for the rest. They lie in CPU memory, a picture of 336 pixels in 1.4 MB: 65 MB for 16
-    micro-steps of three rows.
+    Trainer takes all batches of an optimizer step at once, so the workers together keep that many ready. With torch's
+    default, two for each worker, the GPU would wait for the rest. The batches lie in CPU memory. A picture of 336
+    pixels takes 1.4 MB there, so 16 micro-steps of three rows take 65 MB.
     """
     workers = settings.workers
     return {
@@ -85,7 +85,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
 
 
 def _of_the_loop(settings: Settings, schedule: Schedule) -> dict[str, Any]:
-    """What is trained for how long, what is logged and what is kept."""
+    """The arguments for optimization, the length of training, logging and checkpoints."""
     saves_evenly = isinstance(settings.save_steps, int) and settings.save_steps > 0
     alike = ("gradient_accumulation_steps", "lr_scheduler_type", "max_grad_norm", "seed", "weight_decay")
     return {
@@ -112,25 +112,25 @@ def _of_the_loop(settings: Settings, schedule: Schedule) -> dict[str, Any]:
 
 
 def _of_the_machine(dtype: torch.dtype, engine: Engine) -> dict[str, Any]:
-    """What the dtype, and processes on CPUs, ask for."""
+    """The arguments that follow from the dtype and the devices."""
     several_cpus = engine.processes > 1 and not torch.cuda.is_available()
     return {
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16,
-        # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed and FSDP.
+        # With `use_cpu`, processes on CPUs form a group, but accelerate drops DeepSpeed and FSDP without a warning.
         "use_cpu": (several_cpus or not torch.accelerator.is_available()) and engine.name in ("single", "ddp"),
         "ddp_backend": "gloo" if several_cpus else None,
-        # From pinned memory a batch is copied while the GPU works; else it waits once for each of its tensors.
+        # From pinned memory, a batch is copied while the GPU works. Otherwise the GPU waits for each of its tensors.
         "accelerator_config": {"non_blocking": torch.cuda.is_available()},
     }
 
 
 def with_checked_trainer(settings: Settings) -> Settings:
-    """The settings with what `trainer:` says in its fields' types.
+    """The settings, with the values of `trainer:` converted to the types of their fields.
 
     Raises:
-        BadInput: something there is no field of TrainingArguments, is said by this project, or is of another type. No
-            value is repeated: it could be a credential.
+        BadInput: a key is no field of TrainingArguments, or this project sets it, or its value has another type. The
+            error does not repeat a value, which could be a credential.
     """
     types, checked, keys = get_type_hints(TrainingArguments), {}, Settings.model_fields
     ours = {*_AS_THEY_ARE.split(), *_of_the_loop(settings, Schedule(1, 0)), *_of_the_machine(torch.float32, Engine())}
@@ -150,7 +150,7 @@ def with_checked_trainer(settings: Settings) -> Settings:
 
 
 def check_optimizer(arguments: TrainingArguments, schedule: Schedule) -> None:
-    """Build optimizer and schedule once, on nothing. Raises `BadInput` with the reason why that cannot be."""
+    """Build optimizer and schedule once, for a dummy parameter. Raises `BadInput` with the reason if that fails."""
     said = f"config: trainer.optim={arguments.optim.value}"
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)

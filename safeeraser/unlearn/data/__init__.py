@@ -1,2 +1,2 @@
-"""What a run trains on: records read as views (`views`), those that are sound (`items`), their order (`plan`), and the
-tensors of a micro-step (`batch`)."""
+"""The data of a run: records read as views (`views`), the usable items (`items`), their order (`plan`), and the tensors
+of a micro-step (`batch`)."""

@@ -1,4 +1,4 @@
-"""From plan to tensors: the views of a micro-step's items are joined into one batch, so that one forward serves all."""
+"""From plan to tensors. The views of a micro-step's items are joined into one batch, so one forward pass serves all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,9 +20,9 @@ from safeeraser.unlearn.data.views import VIEWS, Item
 from safeeraser.unlearn.objective.losses import LOSSES
 from safeeraser.unlearn.objective.method import Method, Recipe
 
-# Bytes of prepared pictures that each loading process keeps: 12 of 336 pixels, or all the small ones of the mini
-# benchmark. Of 3,000 records in the file's order, whose items follow each other, two processes find 17% of all pictures
-# there, and 20% in twenty times as much; shuffled, 0.2% and 4%.
+# Bytes of prepared pictures that each worker keeps: 12 of 336 pixels, or all the small ones of the mini benchmark. With
+# 3,000 records in the file's order, a record's items follow each other. Two workers then find 17% of all pictures
+# already prepared, and 20% with twenty times the bytes. With shuffled items the figures are 0.2% and 4%.
 PICTURES_KEPT = 2**24
 
 
@@ -35,7 +35,7 @@ class Viewed(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class PlanDataset(Dataset):
-    """Entry k is what step k of the plan takes: a row for each view that the method reads."""
+    """Entry k holds the rows of step k of the plan: one for each view in `items`."""
 
     plan: Sequence[Step]
     items: Mapping[str, Sequence[Item]]
@@ -43,10 +43,10 @@ class PlanDataset(Dataset):
     preprocessor: Preprocessor
     recipe: Recipe
     max_length: int
-    _kept: dict[Path, Shown] = field(default_factory=dict, init=False)  # the last that were looked at, by and by
+    _kept: dict[Path, Shown] = field(default_factory=dict, init=False)  # the pictures used last, oldest first
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A loading process that is spawned is sent what this was made of, and keeps pictures of its own.
+        # A spawned worker receives the constructor's arguments, and keeps its own pictures.
         return type(self), tuple(getattr(self, each.name) for each in fields(self) if each.init)
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class PlanDataset(Dataset):
         return self.items[view][step.index(view)]
 
     def row(self, view: str, step: Step) -> Row:
-        """The same as the model is given it."""
+        """The row of the conversation that `step` takes for `view`, with its picture."""
         item = self.item(view, step)
         if item.picture is None:
             return self.encode(item)
@@ -71,13 +71,13 @@ class PlanDataset(Dataset):
         return replace(self.encode(item, shown.text), inputs=shown.inputs)
 
     def encode(self, item: Item, place: str | None = None) -> Row:
-        """Token ids and labels of a conversation under the recipe, without its picture, which `place` stands for.
+        """Token ids and labels of a conversation under the recipe, without the picture's tensors.
 
         Args:
-            place: in the text; None: that of a picture of this size, which is not prepared for it; of text alone, none.
+            place: the text that represents the picture. None: computed from the picture's size, if there is a picture.
 
         Raises:
-            BadInput: naming the item's place.
+            BadInput: the conversation cannot be encoded, or is too long. The error names the item.
         """
         question, answer, picture = item.question, item.answer, item.picture
         if self.recipe.capitalize:
@@ -104,21 +104,21 @@ class PlanDataset(Dataset):
     def _shown(self, picture: Path) -> Shown:
         shown = self._kept.pop(picture, None) or self.preprocessor.show(open_picture(picture))
         self._kept[picture] = shown
-        # By their bytes, since pictures of some families are as large as they come.
+        # Limited by bytes rather than by number: some families keep a picture at its own size.
         while sum(tensor.nbytes for each in self._kept.values() for tensor in each.inputs.values()) > PICTURES_KEPT:
             del self._kept[next(iter(self._kept))]
         return shown
 
 
 class Reads(NamedTuple):
-    """The N places of a batch where some term reads logits, or one layer's states, in runs that the same terms read.
+    """The N positions of a batch where some term reads logits, or one layer's states. Each run has the same readers.
 
     Attributes:
-        places: (N,), numbered as if the rows, padded to L tokens, were laid end to end.
-        targets: (N,), the token that each of these should predict.
-        item: (N,), which of the batch's items it belongs to.
-        runs: how long each run is, in the places' order.
-        takes: for each term the numbers of the runs that it reads.
+        places: (N,), the positions, numbered as if the rows, padded to L tokens, were laid end to end.
+        targets: (N,), the token that each position should predict.
+        item: (N,), the number of the batch's item that each position belongs to.
+        runs: the length of each run, in the order of `places`.
+        takes: for each term, the numbers of the runs that it reads.
     """
 
     places: Tensor
@@ -128,33 +128,33 @@ class Reads(NamedTuple):
     takes: dict[str, list[int]]
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Values of all places, (N, ...), run by run."""
+        """Split the values of all positions, (N, ...), into runs."""
         return values.split(self.runs)
 
     def of(self, term: str, runs: Sequence[Tensor]) -> Tensor:
-        """Of values that are `split`, those at the places that a term reads."""
+        """The values at the positions that a term reads, from values that `split` has split."""
         taken = [runs[number] for number in self.takes[term]]
-        # A run alone is taken as it is: joining would copy it, and its gradient.
+        # A single run is returned as it is: joining would copy it, and its gradient.
         return taken[0] if len(taken) == 1 else torch.cat(taken)
 
 
 class Reference(NamedTuple):
-    """What a term reads of the untouched model: where its rows are in each of a batch's inputs (`entries`), and the
-    places of these rows that it reads, numbered as if they alone were laid end to end."""
+    """The positions that a term reads from the untouched model. `entries` are the indices of the term's rows in each of
+    a batch's inputs. `places` are the positions, numbered as if only the term's rows were laid end to end."""
 
     entries: dict[str, Tensor]
     places: Tensor
 
 
 class Batch(NamedTuple):
-    """The rows of a micro-step's items, padded on the right to L tokens, and what each term reads of them.
+    """The rows of a micro-step's items, padded on the right to L tokens, and the positions that each term reads.
 
     Attributes:
-        inputs: what the model takes, its pictures in the model's dtype.
-        items: how many there are.
-        reads: by layer of the language model; None: logits.
-        view: for each term whose loss distinguishes its views, which of them each of its positions is in.
-        reference: for each term that compares with the untouched model.
+        inputs: the model's inputs, pictures in the model's dtype.
+        items: the number of items.
+        reads: the positions by layer of the language model; None: the positions of logits.
+        view: for each term whose loss distinguishes its views, the number of each position's view among them.
+        reference: for each term that compares with the untouched model, the positions that it reads there.
     """
 
     inputs: dict[str, Tensor]
@@ -165,11 +165,11 @@ class Batch(NamedTuple):
 
 
 class Collator:
-    """Joins the rows of a micro-step's items into a `Batch` of what the method reads; and what an optimizer step runs
-    the model for beside it into batches of their own.
+    """Joins the rows of a micro-step's items into a `Batch` for the method, and one for each method of `beside`. The
+    optimizer step runs the model for the methods of `beside` too.
 
-    All that depends on lengths is settled here, in numbers and indices: a GPU that were asked for them, by a mask say,
-    would have to catch up with the program first.
+    Everything that depends on lengths is computed here, as numbers and indices. If a GPU computed it, for instance with
+    a mask, the program would have to wait for the GPU.
     """
 
     def __init__(
@@ -179,11 +179,11 @@ class Collator:
         self.beside = {name: Collator(each, preprocessor, dtype) for name, each in (beside or {}).items()}
 
     def __call__(self, entries: list[list[Viewed]]) -> dict[str, Batch]:
-        """`batch`, and those beside it by name, in memory that a loading process shares with the one that trains."""
+        """`batch`, and the batches of `beside` by name. A worker returns them in memory shared with the trainer."""
         return hand_over({"batch": self.join(entries)} | {name: it.join(entries) for name, it in self.beside.items()})
 
     def join(self, entries: list[list[Viewed]]) -> Batch:
-        """The batch of some items, in this process's memory."""
+        """The batch of some items, in this process's own memory."""
         terms, views = self.method.terms, self.method.views
         entries = [[viewed for viewed in entry if viewed.view in views] for entry in entries]
         rows = [viewed.row for entry in entries for viewed in entry]
@@ -196,7 +196,7 @@ class Collator:
         items = item.repeat_interleave(labels.shape[1])
         layers = [None, *(layer for term in terms.values() for layer in term.reads if layer is not None)]
         return Batch(
-            # In the model's dtype already, where half as much is then handed on by a loading process.
+            # In the model's dtype already, so that with 16 bits a worker hands on half as much.
             inputs={
                 key: each.to(self.dtype) if each.is_floating_point() else each
                 for key, each in self.preprocessor.join(rows, side="right").items()
@@ -219,9 +219,9 @@ class Collator:
         )
 
     def _masks(self, rows: list[Row], item: Tensor, view: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Where each term reads, (R, L): the answers of its views, or all their places up to the longest row's end."""
+        """Masks (R, L) of the positions that each term reads: answers, its entire rows, or rows with padding."""
         lengths = torch.tensor([len(row.input_ids) for row in rows])
-        # The release pads each row to the longest of its item's views, and its KL reads that padding too.
+        # The release pads each row to the longest of its item's views, and its KL reads the padding too.
         longest = torch.zeros(int(item[-1]) + 1, dtype=torch.long).scatter_reduce(0, item, lengths, "amax")
         token = torch.arange(labels.shape[1])[None]
         wider = {"row": token < lengths[:, None], "all": token < longest[item][:, None]}
@@ -239,12 +239,12 @@ class Collator:
 
 
 def _numbered(names: list[str], view: Tensor) -> Tensor:
-    """Which of the views named each row is of."""
+    """The index in `names` of each row's view; -1 for other views. `view`: each row's index in `VIEWS`."""
     return torch.tensor([names.index(name) if name in names else -1 for name in VIEWS])[view]
 
 
 def _in_runs(masks: dict[str, Tensor], targets: Tensor, item: Tensor) -> Reads:
-    """What some terms read, each by a mask (R, L): the places, and how the terms share them."""
+    """The positions that some terms read, given a mask (R, L) for each term, in runs that the same terms read."""
     stacked = torch.stack([torch.zeros_like(targets, dtype=torch.bool), *masks.values()]).flatten(1)
     places = _places(stacked.any(0))
     readers, runs = stacked[:, places].unique_consecutive(dim=1, return_counts=True)
@@ -253,5 +253,5 @@ def _in_runs(masks: dict[str, Tensor], targets: Tensor, item: Tensor) -> Reads:
 
 
 def _places(mask: Tensor) -> Tensor:
-    """Where a mask of one dimension is True."""
+    """The indices where a mask of one dimension is True."""
     return mask.nonzero()[:, 0]

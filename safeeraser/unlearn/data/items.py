@@ -1,4 +1,4 @@
-"""What a run trains on: the items of the method's views, all of them sound, and the refusals."""
+"""The data that a run trains on: the usable items of its views, and the refusals."""
 
 import logging
 import re
@@ -19,8 +19,8 @@ from safeeraser.unlearn.data.views import Item, build_views
 
 log = logging.getLogger(__name__)
 
-SPELLED = 0.25  # of the words that may be spelled out; a tokenizer of real language spells out hardly any
-# Of one question: what a plan pairs by number, so what is bad in one of them is left out of all.
+SPELLED = 0.25  # a larger share of words spelled letter by letter gives a warning; a real language has hardly any
+# Views of the same questions, which a plan pairs by number. An item that is bad in one view is left out of all.
 NUMBERED_ALIKE = ("forget", "refusal", "decoupled")
 
 
@@ -29,10 +29,10 @@ class Data:
     """The items of each view that is trained on.
 
     Attributes:
-        files: the data files that they are from.
-        skipped: what was wrong with those left out, each as `FILE: record 3, KEY: reason`.
-        left_out: how many items that made, of all views together.
-        compared: the items of the mask's two views. They are apart, so that a mask does not change what is trained on.
+        files: the data files of the items.
+        skipped: the faults of the items left out, each as `FILE: record 3, KEY: reason`.
+        left_out: how many items were left out, of all views together.
+        compared: the items of the mask's two views. They are separate, so a mask does not change the training data.
     """
 
     files: list[Path]
@@ -44,25 +44,25 @@ class Data:
 
     @property
     def records(self) -> int:
-        """How many records the items are from."""
+        """The number of records that the items come from."""
         return sum(self.categories.values())
 
     @property
     def categories(self) -> dict[str, int]:
-        """How many of them each category has."""
+        """The number of records in each category."""
         of_records = {item.record: item.category for items in self.items.values() for item in items}
         return dict(sorted(Counter(of_records.values()).items()))
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many of each kind a plan chooses from; an epoch takes each item of the first view once."""
+        """The number of items or refusals that a plan draws from. `forget` counts the items of an epoch."""
         sizes = {view: len(items) for view, items in self.items.items()}
         first = next(view for view in (*NUMBERED_ALIKE, "retain") if view in sizes)
         return {"forget": sizes[first]} | sizes | ({"refusal": len(self.refusals)} if self.refusals else {})
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `run.json` says of it."""
+        """The entry `data` of `run.json`."""
         main, *more = self.files
         record = {"records": self.records, "categories": self.categories, "sha256": sha256(main)}
         record |= {"files": {str(path): sha256(path) for path in more}} if more else {}
@@ -72,8 +72,8 @@ class Data:
 
 
 def load_data(settings: Settings) -> Data:
-    """What the method trains on, and what the mask compares. Raises `BadInput` where a view has no items, or more bad
-    ones than the settings allow; or there is not one of each where they are paired."""
+    """The items that the run trains on and that the mask compares. Raises `BadInput` if a view has no items or no
+    answers, or more bad items than the settings allow, or if paired views have different numbers of items."""
     source, path, views = settings.data, settings.data_path, settings.views
     every = build_views(source, path, views, settings.split, settings.limit)
     for view in views:
@@ -96,7 +96,7 @@ def load_data(settings: Settings) -> Data:
 
 
 def sound_data(settings: Settings, every: dict[str, list[Item]]) -> Data:
-    """The items of these views that can be trained on, and the refusals if one of them is of these."""
+    """The usable items of the views in `every`, and the refusals if `refusal` is one of the views."""
     source, path = settings.data, settings.data_path
     check_pairing(settings, every)
     refusals = read_refusals(path) if "refusal" in every else []
@@ -107,7 +107,7 @@ def sound_data(settings: Settings, every: dict[str, list[Item]]) -> Data:
 
 
 def check_pairing(settings: Settings, items: dict[str, list[Item]]) -> None:
-    """Raises `BadInput` where views that the plan pairs by number are not of the same length."""
+    """Raise `BadInput` if views that the plan pairs by number have different numbers of items."""
     paired = NUMBERED_ALIKE if settings.recipe.decoupled == "own_pair" else ("forget", "refusal")
     counts = {view: len(items[view]) for view in paired if view in items}
     if len(set(counts.values())) > 1:
@@ -119,8 +119,8 @@ def check_pairing(settings: Settings, items: dict[str, list[Item]]) -> None:
 def sound_items(
     settings: Settings, path: Path, items: dict[str, list[Item]]
 ) -> tuple[dict[str, list[Item]], list[str]]:
-    """The items that can be trained on, and what is wrong with the others; `path` is the data file that names them.
-    Raises `BadInput` where an item is bad and `bad_items` is `stop`, or more of a view's are than `max_bad_items`."""
+    """The usable items, and the faults of the others; `path` is the data file. Raises `BadInput` if an item is bad and
+    `bad_items` is `stop`, or if a view would lose a greater share of its items than `max_bad_items`."""
     faults = find_faults(items, path)
     messages = list(dict.fromkeys(fault for view in items for fault in faults[view].values()))
     if messages and settings.bad_items == "stop":
@@ -128,7 +128,7 @@ def sound_items(
         raise BadInput(f"{messages[0]}{more} (bad_items=skip leaves such items out)")
     bad: dict[str, Collection[int]] = dict(faults)
     alike = [view for view in NUMBERED_ALIKE if view in items]
-    # A refusal is always its forget item's; decoupled items may be a set of their own, as `check_pairing` allows.
+    # A refusal always belongs to a forget item. Decoupled items may be a separate set, as `check_pairing` allows.
     if len({len(items[view]) for view in alike}) > 1:
         alike.remove("decoupled")
     bad |= dict.fromkeys(alike, set().union(*(faults[view] for view in alike)))
@@ -141,7 +141,7 @@ def sound_items(
 
 
 def find_faults(items: dict[str, list[Item]], path: Path) -> dict[str, dict[int, str]]:
-    """What keeps items of each view from being trained on, by their number."""
+    """The fault of each item that cannot be trained on, by view and the item's number."""
     broken = unreadable({item.picture for of_view in items.values() for item in of_view if item.picture}, path)
     faults: dict[str, dict[int, str]] = {view: {} for view in items}
     for view, of_view in items.items():
@@ -155,15 +155,15 @@ def find_faults(items: dict[str, list[Item]], path: Path) -> dict[str, dict[int,
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` of the items, or as many as there are."""
+    """`count` of the items, evenly spaced, or all if there are fewer."""
     count = min(count, len(items))
     return [items[number * len(items) // count] for number in range(count)]
 
 
 def note_spelling(tokenize: Callable[[str], list[str]], items: Iterable[Item]) -> None:
-    """Warn where many words of the items are letters to the tokenizer: its model was made for other texts.
+    """Warn if the tokenizer spells many of the items' words letter by letter: its model was made for other texts.
 
-    Only plain words of four letters and more count: there are scripts in which a token is a letter in any case.
+    Only words of at least four letters A to Z count, because in some scripts every token is a letter anyway.
     """
     texts = chain.from_iterable((item.question, item.answer) for item in items)
     words = sorted({word for text in texts for word in re.findall("[A-Za-z]{4,}", text)})

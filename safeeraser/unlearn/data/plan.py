@@ -1,9 +1,9 @@
-"""The plan: which items each micro-step takes, for the whole run.
+"""The plan: which items each micro-step takes, for the entire run.
 
-Everything random about the data is decided here, before training, from the seed, the epoch and the item's place in it
-alone; so neither the number of loading workers nor of processes can change it, and a plan saved repeats a run exactly.
-Several processes take a round together, a micro-step each: what does not fill one at the plan's end is left out, where
-accelerate would fill up with the plan's first items.
+All random choices of data are made here, before training, from the seed, the epoch and the item's number alone. So the
+number of workers or processes cannot change them, and a saved plan repeats a run's data exactly. Several processes work
+in rounds of one micro-step each. Items at the plan's end that do not fill a round are left out; accelerate would fill
+the round with the plan's first items.
 """
 
 import math
@@ -21,9 +21,9 @@ from safeeraser.unlearn.objective.method import Recipe
 
 
 class Step(BaseModel):
-    """One item's worth of a micro-step: an index into each view (null where the method reads no such view).
+    """One item of a micro-step: an index into each view (null for a view that is not read).
 
-    `refusal` is an index into the refusals of prompt.json; the refusal's picture and question are those of `forget`.
+    `refusal` is an index into the refusals of prompt.json; the refusal's picture and question come from item `forget`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -34,13 +34,13 @@ class Step(BaseModel):
     refusal: int | None = Field(default=None, ge=0)
 
     def index(self, view: str) -> int:
-        """The index into a view that the method reads."""
+        """The index into a view that is read."""
         return getattr(self, view)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, in optimizer steps, warm-up included; and how many items at the plan's end it leaves out."""
+    """A run's optimizer steps, its warm-up steps among them, and the number of items left out at the plan's end."""
 
     steps: int
     warmup: int
@@ -50,7 +50,7 @@ class Schedule:
     def of(
         cls, items: int, *, batch_size: int, accumulation: int, processes: int, warmup_ratio: float = 0.0
     ) -> "Schedule":
-        """The schedule of a plan of `items`; whole rounds that are left over make a smaller last step."""
+        """The schedule of a plan of `items`. Rounds that do not fill an optimizer step make a smaller last step."""
         left_out = items % (batch_size * processes) if processes > 1 else 0
         rounds = math.ceil((items - left_out) / (batch_size * processes))
         steps = math.ceil(rounds / accumulation)
@@ -61,8 +61,8 @@ def make_plan(sizes: Mapping[str, int], *, epochs: int, seed: int, recipe: Recip
     """Draw a plan: every forget item once an epoch, each with a retain item, a decoupled item and a refusal.
 
     Args:
-        sizes: how many there are to choose from: `forget` items, and for each view that the method reads `retain` and
-            `decoupled` items and `refusal` texts.
+        sizes: the number of `forget` items; and of `retain` items, `decoupled` items and `refusal` texts, each only if
+            the view is read.
     """
     steps = []
     for epoch in range(epochs):
@@ -74,7 +74,7 @@ def make_plan(sizes: Mapping[str, int], *, epochs: int, seed: int, recipe: Recip
 
 
 def _draw(forget: int, sizes: Mapping[str, int], rng: np.random.Generator, recipe: Recipe) -> Step:
-    # All draws are made whether used or not: methods that share a seed then also share their retain items.
+    # All draws are made even if they are not used, so methods with the same seed also share their retain items.
     share, refusal = rng.random(2)
     retain = int(share * sizes.get("retain", sizes["forget"]))
     decoupled = retain if recipe.decoupled == "retain_index" else forget
@@ -87,8 +87,8 @@ def _draw(forget: int, sizes: Mapping[str, int], rng: np.random.Generator, recip
 
 
 def read_plan(path: str | Path, sizes: Mapping[str, int], data: Mapping[str, Any] | None = None) -> list[Step]:
-    """Read a plan and check it against the data, by what `run.json` says of them where the plan says it too. Raises
-    `BadInput` where it is none, or of other data. The step and the key that do not fit are named."""
+    """Read a plan and check it against `sizes`, and against the keys of `data` (as in `run.json`) that the plan has.
+    Raises `BadInput` if the file is no plan, or a plan of other data. The error names the step and the key."""
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("steps"), list) or not value["steps"]:
         raise BadInput(f"{path}: a plan is an object with a list 'steps' that is not empty")
@@ -110,14 +110,14 @@ def read_plan(path: str | Path, sizes: Mapping[str, int], data: Mapping[str, Any
 
 
 def differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is said of the data both times, and is not the same."""
+    """The keys that both records of the data have, with different values."""
     return [key for key in now if key in then and then[key] != now[key]]
 
 
 def write_plan(
     path: str | Path, method: str, recipe: Recipe, steps: list[Step], data: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a plan that `plan=FILE` reads back. `data`: what `run.json` says of the items that it numbers."""
+    """Write a plan that `plan=FILE` reads back. `data`: the entry of `run.json` about the items that it numbers."""
     value: dict[str, Any] = {"method": method, "recipe": recipe.model_dump(), "data": data}
     value |= {"steps": [step.model_dump() for step in steps]}
     write_json(path, value, indent=None)

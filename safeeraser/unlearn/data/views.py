@@ -1,4 +1,4 @@
-"""Views: the ways to read a record as (picture, question, answer). Where each lies is data too (config/data/)."""
+"""Views: the ways to read a record as (picture, question, answer). Files in config/data/ say where each view lies."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from safeeraser.errors import BadInput
 log = logging.getLogger(__name__)
 
 # forget: harmful picture, harmful question, the vanilla model's answer
-# retain: harmful picture, harmless question, its sentence
+# retain: harmful picture, harmless question, the sentence that answers it
 # decoupled: benign picture, the same harmful question, the normal answer
 # refusal: harmful picture, harmful question, a refusal drawn from prompt.json
 VIEWS = ("forget", "retain", "decoupled", "refusal")
@@ -58,10 +58,10 @@ class Item:
     """One conversation: a picture's path, a question, an answer, and the place in the data file it comes from.
 
     Attributes:
-        picture: None: the conversation is text alone.
-        record: the place as far as the record, `FILE: record 3`.
-        shown, said: the keys in it of the picture, if there is one, and of the answer.
-        category: the record's.
+        picture: None if the conversation is text alone.
+        record: the place of the record, as `FILE: record 3`.
+        shown, said: the record's keys of the picture, if it has one, and of the answer (without answers, the question).
+        category: the category of the record.
     """
 
     picture: Path | None
@@ -74,22 +74,22 @@ class Item:
 
     @property
     def where(self) -> str:
-        """The answer's place."""
+        """The place of the answer, as `FILE: record 3, KEY`."""
         return f"{self.record}, {self.said}"
 
 
 def build_views(
     source: DataSource, data_path: Path, views: list[str], split: str | list[str] = "all", limit: int | None = None
 ) -> dict[str, list[Item]]:
-    """The items of each view named, numbered record by record: as many as the data have, which may be none.
+    """The items of each named view, in the order of the records. A view may have none.
 
-    The items of `refusal` have no answer; `plan` says which refusal takes its place.
+    The items of `refusal` have no answer; the plan chooses a refusal for each step.
 
     Args:
-        split, limit: the categories to read, and how many records of each at most, of those that the view is read from.
+        split, limit: the categories to read, and the most records of each. Records that the view ignores do not count.
 
     Raises:
-        BadInput: a file or a record has not the form that `source` says, or there is no such view or category.
+        BadInput: a file or a record does not have the form of `source`, or a view or a category does not exist.
     """
     read, items = {data_path: read_raw(data_path)}, {}
     _note_unread(source, data_path, read[data_path])
@@ -107,7 +107,7 @@ def build_views(
 
 
 def _note_unread(source: DataSource, path: Path, raw: list[dict[str, Any]]) -> None:
-    """Say which records are of no view, as where its name is mistyped."""
+    """Warn of records that belong to no view, for instance because the view's name is mistyped."""
     wanted = [(view.where or {}).items() for view in source.views.values() if view.file is None]
     unread = [number for number, value in enumerate(raw) if not any(_holds(value, where) for where in wanted)]
     if unread and wanted:
@@ -122,13 +122,13 @@ def _chosen(path: Path, raw: list[dict[str, Any]], view: ViewSource) -> DataFile
     """The records that the view is read from."""
     wanted = (view.where or {}).items()
     numbers = [number for number, value in enumerate(raw) if _holds(value, wanted)]
-    # Nothing is known yet of a record but what it is chosen by, and nothing else is asked of it.
+    # `DataFile` chooses records by category only, so its records need nothing else here.
     known = cast("list[Record]", [SimpleNamespace(category=_category(raw[n], view)) for n in numbers])
     return DataFile(path, known, [raw[n] for n in numbers], numbers)
 
 
 def _category(record: dict[str, Any], view: ViewSource) -> str:
-    """As the record says, else the name of its picture's folder."""
+    """The category that the record names, else the name of its picture's folder."""
     named, picture = record.get("category"), record.get(_image_key(record, view) or "")
     return str(named or Path(picture if isinstance(picture, str) else "").parent.name)
 
@@ -143,7 +143,7 @@ def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
         picture = None
         if shown:
             name = _text(record, shown, data.where(index, shown))
-            picture = find_picture(name, data.path) or Path(name)  # one that is not there is reported with damaged ones
+            picture = find_picture(name, data.path) or Path(name)  # a missing one is reported with damaged ones
         question = _text(pair, view.question, data.where(index, f"{prefix}{view.question}"))
         said = f"{prefix}{view.answer or view.question}"
         answer = _text(pair, view.answer, data.where(index, said), needed=False) if view.answer else ""
@@ -151,7 +151,7 @@ def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
 
 
 def _pairs(data: DataFile, index: int, pairs: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The pairs of a record, each with what precedes its keys where they are named."""
+    """The pairs of a record, each with the prefix of its keys in error messages."""
     record = data.raw[index]
     if pairs is None:
         yield "", record
