@@ -30,6 +30,8 @@ def training_panels(log: Path) -> Iterator[Panel]:
 def probe_panels(log: Path) -> Iterator[Panel]:
     """The panels of `probe.jsonl`: the forgetting curve."""
     rows = read_json_lines(log)
+    if not rows:
+        return  # the run was resumed from a checkpoint before its first probe
     steps = [row["step"] for row in rows]
     for key, title in PROBED.items():
         yield title, steps, {view: [row[view][key] for row in rows] for view in rows[0] if view != "step"}

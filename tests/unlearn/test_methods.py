@@ -14,7 +14,7 @@ from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.objective.method import Dual, Method, Ramp
 from safeeraser.unlearn.objective.objective import Weights
 from safeeraser.unlearn.objective.step import STEPS, Plain, Sam
-from safeeraser.unlearn.plot import training_panels
+from safeeraser.unlearn.plot import probe_panels, training_panels
 
 from .built import built, checked
 
@@ -119,6 +119,14 @@ def test_a_run_weighs_its_terms_so_logs_it_and_draws_it(tmp_path):
     panels = {title: curves[""] for title, _, curves in training_panels(tmp_path / "train_log.jsonl")}
     assert panels["weight of retain"] == [row["weights"]["retain"] for row in rows]
     assert panels["weight of forget"] == [1.0, 1.5, 2.0] and "weight of decoupled" in panels
+
+
+def test_a_run_resumed_from_before_its_first_probe_is_drawn_without_probes(tmp_path):
+    log, probes = tmp_path / "train_log.jsonl", tmp_path / "probe.jsonl"
+    log.write_text('{"step": 1, "loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "terms": {"forget": 2.0}}\n')
+    for rows, panels in (('{"step": 0, "forget": {"refusal": 0.5, "degenerate": 0, "length": 3}}\n', 7), ("", 4)):
+        probes.write_text(rows)
+        assert len([*training_panels(log), *probe_panels(probes)]) == panels
 
 
 def test_a_notebooks_plots_stay_its_own_affair():
