@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Was it really forgotten? An adapter and its controls, attacked, relearned and looked into, then the report with its card:
+# Removed or hidden? Attacks, relearns and probes an adapter and its controls, then writes the report with its card:
 #   bash scripts/audit.bash --checkpoint_path ADAPTER [audit.py options ...]
-#   JOBS=2   processes that share the work (default: one a GPU, or one)
-# Stopped at any moment, the same command goes on. What it will take: ... --dry_run
+#   JOBS=2   processes that share the work (default: one for each GPU, or one)
+# After a stop at any moment, the same command resumes. An estimate in advance: ... --dry_run
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/gpu.bash
@@ -28,7 +28,7 @@ for ((job = 0; job < (jobs > 1 ? jobs : 1); job++)); do
 done
 status=0
 for pid in "${pids[@]}"; do
-  # What could not be measured (exit code 3) does not keep the rest from the card.
+  # Even if something could not be measured (exit code 3), the card shows the rest.
   wait "$pid" || { status=$?; ((status == 3)) || exit "$status"; }
 done
 pids=()

@@ -3,8 +3,8 @@
   python scripts/example_picture.py RESULTS/vanilla RESULTS/popd docs/results/example.svg
 
 It shows the first held-out pair of pictures, with its first question, that has the intended outcome: the untouched
-model answers about both pictures, and the adapter refuses on the harmful one alone. `truth.json` beside the data
-decides. The command prints how many of the pairs have that outcome.
+model answers about both pictures, and the adapter refuses on the harmful one alone. `truth.json` next to the
+data decides. The command prints how many of the pairs have that outcome.
 """
 
 import textwrap
@@ -50,7 +50,7 @@ def read_examples(before: Path, after: Path) -> Iterator[Example]:
 
 
 def draw(example: Example, data: Path) -> Figure:
-    """Pictures at the left, responses beside them: a row for the harmful picture, a row for the benign one."""
+    """Draw a row for the harmful and a row for the benign picture, each with its responses at the right."""
     figure = Figure(figsize=(7.2, 2.9))
     figure.text(0.02, 0.93, f"“{example.question}”", weight="bold", size=12)
     for left, title in ((0.3, BEFORE), (0.66, AFTER)):

@@ -1,11 +1,11 @@
-"""The tables of docs/results/mini.md and mini-small.md, made from the CSV files beside them.
+"""Write the tables of docs/results/mini.md and mini-small.md, from the CSV files in the same folder.
 
-  python scripts/mini_tables.py                                        writes all of them anew
+  python scripts/mini_tables.py                                        writes all tables again
   python scripts/mini_tables.py docs/results/mini_small_audit.csv RESULTS    first makes that file from a folder of runs
 
 mini.csv, mini_methods.csv, mini_newer.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's
-table.csv. Made from the runs in RESULTS are *_audit.csv, after scripts/audit.bash, and *_language.csv. For each rate
-rate there is such a folder, RESULTS/*/, of which *_settings.csv is made; the run that the rule chooses is printed.
+table.csv. *_audit.csv (after scripts/audit.bash) and *_language.csv are made from the runs in RESULTS. *_settings.csv
+is made from one folder of runs for each rate, RESULTS/*/; the run that the rule chooses is printed.
 """
 
 import csv
@@ -26,7 +26,7 @@ from safeeraser.report.writing import as_markdown, comma_separated, with_table
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"  # the CSV files
 TINY, SMALL = RESULTS / "mini.md", RESULTS / "mini-small.md"
-# Which page has which file's tables; of a report's table also its corner, by which two on a page are told apart.
+# Which page has the tables of which file. The corner of a report's table distinguishes the tables of one page.
 PAGES = (
     ("mini", TINY, "method of the paper"),
     ("mini_methods", TINY, "other method"),
@@ -37,7 +37,7 @@ PAGES = (
 )
 NONE, PERPLEXITY = "–", "perplexity.value"
 
-# The report's table: its columns without GPT-Eval, and the part of SARR that is neither a refusal nor right.
+# The columns of a report's table without GPT-Eval, and the part of SARR that is neither a refusal nor right.
 SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
 SHOWN |= {"wrong_decoupled": "wrong ↓"}
 LANGUAGE = {
@@ -56,19 +56,19 @@ LANGUAGE = {
     "fact.refused": "living or not: refused",
 }
 
-# What is kept of an audit's figures, in columns of the table of figures.
+# The metrics and the columns that are kept of an audit's table of figures.
 AUDITED = {"asr", "rr", "sarr", "rouge_l", "recovered", "asr@1", "asr@3", "asr@10", "steps_to", "area"}
 AUDITED |= {"gap", "gap_10", "exact_0", "exact_3", "depth", "probe", "rank", "nll_true"}
 PLACE = ("condition", "name", "at", "metric", "group", "relative")
-NATS = ("gap", "depth")  # no shares
-# Rows of the audit's tables: a title, and whose audit has it of which subject.
+NATS = ("gap", "depth")  # in nats, not shares
+# Rows of the audit's tables: a title, with the run that was audited and the subject in its audit.
 SUBJECTS = {
     **{f"`{name}`": ("popd", name) for name in ("vanilla", "told", "never_knew")},
     "`none+pd`": ("popd", "tuned"),
     "PO+PD": ("popd", "audited"),
     "NPO+PD": ("npo+pd", "audited"),
 }
-# The audit's tables by their corners: the columns, each with the `PLACE` of its figures.
+# The audit's tables by their corners: the title of each column, with the `PLACE` of its figures.
 AUDIT_TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "as it is, inside": {
         **{title: ("clean", "", "", title.lower(), "", "") for title in ("ASR", "RR", "SARR")},
@@ -94,14 +94,14 @@ def read(name: str) -> list[dict[str, str]]:
 
 
 def cell(value: float, low: str | float, high: str | float, digits: int = 0) -> str:
-    """A figure with its interval, where it has one."""
+    """A figure with its interval, if it has one."""
     return f"{value:.1f}" + (
         f" [{float(low):.{digits}f}, {float(high):.{digits}f}]" if low != "" and high != "" else ""
     )
 
 
 def results_table(name: str, corner: str) -> list[str]:
-    """A report's table, whose figures are per cent, with intervals."""
+    """A report's table, with figures in per cent and their intervals."""
     parts = [(f"{key}_value", f"{key}_low", f"{key}_high") for key in SHOWN]
     cells = [
         [row["method"], *(cell(float(row[of]), row[low], row[high]) for of, low, high in parts)] for row in read(name)
@@ -110,7 +110,7 @@ def results_table(name: str, corner: str) -> list[str]:
 
 
 def language_table(name: str, corner: str) -> list[str]:
-    """What is left of language: perplexity, and shares in per cent."""
+    """The table of language figures: perplexity, and shares in per cent."""
     rows = [["run", *LANGUAGE.values()]]
     for row in read(name):
         cells = {key: f"{100 * float(row[key]):.1f}" if row[key] else NONE for key in LANGUAGE}
@@ -119,8 +119,8 @@ def language_table(name: str, corner: str) -> list[str]:
 
 
 def audit_tables(name: str, _: str) -> list[str]:
-    """Those of AUDIT_TABLES: one seed's figures with intervals, or means over seeds; in per cent but for NATS, without
-    rows and columns of dashes alone."""
+    """The tables of `AUDIT_TABLES`: figures of one seed with intervals, or means over seeds. Figures are in per cent,
+    except `NATS`. Rows and columns without any figure are left out."""
     values, tables = defaultdict(list), []
     for row in read(name):
         key = row["run"].partition("-seed")[0], row["subject"], *(row[part] for part in PLACE)
@@ -142,7 +142,7 @@ def audit_tables(name: str, _: str) -> list[str]:
 
 
 def contents() -> dict[Path, str]:
-    """Each page with its tables. Raises `BadInput` where a page has no such table."""
+    """The text of each page with new tables. Raises `BadInput` if a page lacks a table."""
     pages = {page: page.read_text(encoding="utf-8") for _, page, _ in PAGES}
     tables = {"audit": audit_tables, "language": language_table}
     for name, page, corner in PAGES:
@@ -168,7 +168,7 @@ def audit_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def setting_rows(folder: Path) -> list[dict[str, Any]]:
-    """Each run's method, rate and steps, and its figures on train; prints the choice as rows of config/mini.yaml."""
+    """Each run's method, rate, steps and figures on train. Prints each method's choice as a row of config/mini.yaml."""
     rows = []
     for file in sorted(folder.glob("*/*/run.json")):
         settings, figures = read_object(file)["settings"], read_object(file.with_name("summary_train.json"))
@@ -181,7 +181,7 @@ def setting_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def language_rows(folder: Path) -> list[dict[str, Any]]:
-    """What each run's language.json says, and its SARR by what prompt decouple was shown."""
+    """The figures of each run's language.json, and its SARR on four groups of benign pictures."""
     rows = []
     for file in sorted(folder.glob("*/language.json")):
         figures = read_object(file)
@@ -194,8 +194,8 @@ def language_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def sarr_by_what_was_shown(run: Path) -> dict[str, float | None]:
-    """On train's benign pictures that prompt decouple was shown, and on the others; on val's of the concepts that train
-    has, and of those held out from it. None where there are none. The run must have been on all records."""
+    """SARR on four groups of benign pictures: train's that prompt decouple was shown, and the rest of train's; val's of
+    concepts that train has, and of held-out concepts. None for an empty group. The run must cover all records."""
     data = Path(read_object(run / "summary_val.json")["data_file"]).parent
     held_out, truth = read_object(data / "manifest.json")["held_out_concepts"], read_truth(data / "all_val.json")
     records = {split: read_json(run / f"predictions_{split}.json") for split in SPLITS}
@@ -212,13 +212,13 @@ def sarr_by_what_was_shown(run: Path) -> dict[str, float | None]:
     return {key: mean(of) if of else None for key, of in wrong.items()}
 
 
-# By how a file's name ends.
+# By the end of a file's name.
 KINDS = {"audit": audit_rows, "settings": setting_rows, "language": language_rows}
 
 
 @command
 def main() -> None:
-    """Make a file anew where one is named, then the tables and the picture."""
+    """Make the CSV file if one is named, then write the tables."""
     parser = Arguments(prog="python scripts/mini_tables.py", description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", help="a CSV file in docs/results/, made from RESULTS")
     parser.add_argument("results", type=Path, nargs="?", help="a folder of runs")

@@ -1,5 +1,5 @@
-# Sourced by the scripts that a newcomer runs: makes .venv and puts it first on PATH. Needs Python 3.11 or newer, no more.
-# $1: the extras of pyproject.toml to install ("test"), if any. Nothing is installed again until the requirements change.
+# Sourced by the scripts that a newcomer runs: makes .venv and puts it first on PATH. Needs only Python 3.11 or newer.
+# $1: the extras of pyproject.toml to install ("test"), if any. Nothing is installed again unless requirements change.
 
 python=""
 for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
@@ -18,10 +18,10 @@ wanted=$(cat requirements.txt pyproject.toml | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   echo "Setting up .venv (once; the downloads are large)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  # Python compiles what is imported, a small part of what is installed.
+  # --no-compile: Python compiles a module when it is imported, and most installed modules never are.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -e ".${1:+[$1]}"
   echo "$wanted" > "$stamp"
 fi
-# Containers like to set this; each process would then compile the libraries anew, for longer than all else it begins with.
+# Containers often set this. Each process would then compile the libraries again, which takes most of its start-up time.
 unset PYTHONDONTWRITEBYTECODE
 export PATH="$PWD/.venv/bin:$PATH"

@@ -1,11 +1,11 @@
-"""A hook of mkdocs: a link that leaves docs/ leads to the repository, or is text where mkdocs.yml has no `repo_url`."""
+"""A hook of mkdocs: a link out of docs/ leads to the repository, or becomes text if mkdocs.yml has no `repo_url`."""
 
 import posixpath
 import re
 
 
 def on_page_markdown(markdown: str, page, config, **_) -> str:
-    """The text of a page with such links replaced."""
+    """The text of a page in which links out of docs/ are replaced."""
 
     def lead(link: re.Match[str]) -> str:
         text, target = link.groups()

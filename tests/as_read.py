@@ -1,6 +1,6 @@
-"""What a model's folder says to whoever reads it by transformers alone, for comparing one version with another.
+"""Read model folders with transformers alone, so that the results of two of its versions can be compared.
 
-`python tests/as_read.py PICTURE FOLDER... OUT`, with the older version first on PYTHONPATH, writes that.
+`python tests/as_read.py PICTURE FOLDER... OUT`, with the older version first on PYTHONPATH, writes its results to OUT.
 """
 
 import sys
@@ -18,7 +18,7 @@ CHAT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text":
 
 @torch.no_grad()
 def read(folder: Path, picture: Path) -> dict[str, Any]:
-    """A chat's text; and of a question about a picture its input, the logits in float32, the greedy answer."""
+    """The text of a chat, special tokens, and a picture question's input, float32 logits and greedy answer."""
     processor = AutoProcessor.from_pretrained(folder)
     stored = LlavaForConditionalGeneration.from_pretrained(folder, torch_dtype="auto")
     dtype, model = stored.dtype, stored.float().eval()

@@ -12,7 +12,7 @@ LOUD = "return performance.getEntriesByType('resource').map(e => e.name).filter(
 
 @contextmanager
 def browser(*arguments, **preferences):
-    """A driver, ended with the block."""
+    """Yield a Selenium driver, which quits when the block ends."""
     webdriver = pytest.importorskip("selenium.webdriver")
     from selenium.webdriver.chrome.service import Service
 
@@ -20,7 +20,7 @@ def browser(*arguments, **preferences):
     options.binary_location = BROWSER
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     options.add_experimental_option("prefs", preferences)
-    # Root has no sandbox in a container. Every name and address but this machine's driver leads nowhere.
+    # Root has no sandbox in a container. The resolver rule makes every host unreachable for the browser.
     for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "host-resolver-rules=MAP * ~NOTFOUND"):
         options.add_argument(f"--{argument}")
     for argument in arguments:
@@ -38,6 +38,6 @@ def everything(driver, selector):
 
 
 def accessible(driver):
-    """What a screen reader is given: the names in the accessibility tree."""
+    """The names in the accessibility tree, which a screen reader reads out."""
     nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     return " ".join(str(node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored"))

@@ -1,16 +1,16 @@
-"""A real HTTP server on the loopback that speaks chat completions, and misbehaves where its script says so."""
+"""A real HTTP server on this machine that speaks chat completions, and misbehaves where its script says so."""
 
 import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-CLOSE, HANG = object(), object()  # replies that are none: a closed connection, and silence
-NO_COMPLETION = b'{"a": 1}'  # an object of another kind
+CLOSE, HANG = object(), object()  # instead of a reply: close the connection, or stay silent
+NO_COMPLETION = b'{"a": 1}'  # a JSON object, but no chat completion
 
 
 def completion(text, finish="stop", *, model="m", fingerprint=None, refusal=None):
-    """The body of an answer, with whatever else a server may say in it."""
+    """The body of a chat completion, with the optional fields that a server may fill in."""
     message = {"role": "assistant", "content": text, "refusal": refusal}
     value = {"id": "c", "object": "chat.completion", "created": 0, "model": model, "system_fingerprint": fingerprint}
     value["usage"] = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -18,18 +18,18 @@ def completion(text, finish="stop", *, model="m", fingerprint=None, refusal=None
 
 
 class Http(ThreadingHTTPServer):
-    request_queue_size = 128  # a connection of many at once must not wait for the kernel to try again
+    request_queue_size = 128  # so that many connections at once need not wait for a retry by the kernel
     daemon_threads = True
 
     def handle_error(self, *_):
-        pass  # the client hung up, as it may
+        pass  # a client may hang up
 
 
 class Quiet(BaseHTTPRequestHandler):
-    """Answers without a word on the test's own output."""
+    """A request handler that prints nothing into the test's own output."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet; as two, the second waits for the first one's receipt
+    wbufsize = -1  # head and body in one packet: of two, the second would wait until the first is acknowledged
 
     def body(self):
         return self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -47,7 +47,7 @@ class Quiet(BaseHTTPRequestHandler):
 
 
 class Loopback:
-    """What serves in a thread from `start` to `stop`, at `url`."""
+    """A server that runs in a thread from `start` to `stop`, at `url`."""
 
     def start(self, handler, root="/v1"):
         self._http = Http(("127.0.0.1", 0), handler)
@@ -60,10 +60,10 @@ class Loopback:
 
 
 class Server(Loopback):
-    """A chat server. `script(number, prompt)` returns (status, headers, reply) for the request of that number.
+    """A chat server. `script(number, prompt)` returns (status, headers, reply) for the request with that number.
 
-    A reply is the text of a completion (None: no content; with an error's status: the error's code), the bytes of a
-    body that is none, `CLOSE` or `HANG`.
+    A reply is `CLOSE`, `HANG`, the bytes of a body, or the text of a completion (None: a completion without content).
+    With the status of an error, the text is the error's code.
     """
 
     def __init__(self, script):
@@ -97,7 +97,7 @@ class Server(Loopback):
                     server.answered.append(prompt)
 
             def _body(self, status, reply):
-                # As OpenAI does, an error repeats the key it was given.
+                # An error repeats the key of the request, as OpenAI's errors do.
                 error = {"error": {"message": f"bad: {self.headers['Authorization']}", "type": "t", "code": reply}}
                 return completion(reply) if status == 200 else json.dumps(error).encode()
 

@@ -1,4 +1,4 @@
-"""What holds for every test: one thread, no hub, one working directory a test."""
+"""Settings and fixtures of all tests: one thread, no access to the hub, no keys of the user, a cache of their own."""
 
 import gc
 import os
@@ -8,29 +8,29 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is loaded: on models this small, several threads wait for each other most of the time.
+# Set before torch is loaded: with models this small, several threads wait for each other most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
-# A name that is no folder is then refused at once instead of being asked for over the network.
+# A model name that is no folder is then refused at once, without a request over the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-# No test finds a key or an address of whoever runs it.
+# Hide the API keys and addresses of the person who runs the tests.
 for variable in [name for name in os.environ if name.startswith("OPENAI_")]:
     del os.environ[variable]
 
-# What is remembered of pictures between runs is not to outlive the tests, nor to come from before them. Matplotlib's
-# list of fonts, which takes seconds to make, stays where it is.
+# The tests remember checked pictures in a cache of their own, which is removed at the end. Matplotlib's list of fonts
+# stays in the user's cache, because making it takes seconds.
 KEPT = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
 os.environ.setdefault("MPLCONFIGDIR", str(KEPT / "matplotlib"))
-# So does the older transformers that one test reads folders with: it is fetched once a machine.
+# The older transformers that one test reads folders with stays there too: each machine downloads it once.
 os.environ.setdefault("KEPT_FOR_TESTS", str(KEPT / "safeeraser" / "tests"))
 CACHE = tempfile.TemporaryDirectory(prefix="safeeraser-cache-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
-# What DeepSpeed compiles takes a minute: once for each environment, beside which it lies.
+# DeepSpeed's extensions take a minute to compile. They are kept in .venv, so each environment compiles them once.
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(__file__).resolve().parents[1] / ".venv" / "torch_extensions"))
 
-# A shell starts a background job with Ctrl-C ignored, and nohup one with the terminal's end: so would be whatever the
-# tests start and interrupt.
+# A shell's background job ignores Ctrl-C, and a job of nohup ignores the end of its terminal. The processes that tests
+# start and interrupt would inherit this, so restore the default handlers.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -39,8 +39,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def pytest_collection_modifyitems(items):
     """Give each test its tier, keep a file's tests in one worker, and start the slow ones first.
 
-    What is marked neither `slow` nor `nightly` is fast. Tests of several processes share the group "engines", so that
-    one worker runs them one after another and none waits on a lock.
+    A test that is marked neither `slow` nor `nightly` is fast. Tests of several processes share the group "engines":
+    one worker runs them one after another, so none waits for a lock.
     """
     for item in items:
         if not (item.get_closest_marker("slow") or item.get_closest_marker("nightly")):
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spare the garbage collector what is loaded by now and stays: looking through it took a tenth of the time."""
+    """Keep the garbage collector off the objects that are loaded by now: searching them took a tenth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000)
@@ -72,11 +72,11 @@ def vlm():
 
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
-    """Starts servers of chat completions, each with its script, and stops them after the test.
+    """A function that starts a chat server with a script. All its servers stop after the test.
 
-    Their clients make next to no pauses, and read no certificates, since no server here has one.
+    The clients make almost no pauses. They load no certificates, because no server here has one.
     """
-    from chat_server import Server  # here and below: only now, since the process that shares the tests out needs none
+    from chat_server import Server  # late, here and below: the process that hands out tests needs none
 
     for name, seconds in {"INITIAL_RETRY_DELAY": 0.002, "MAX_RETRY_DELAY": 0.01}.items():
         monkeypatch.setattr(f"openai._base_client.{name}", seconds)
@@ -97,7 +97,7 @@ def serve(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory):
-    """What stands in for Python where a test would start it anew: see forks.py."""
+    """A `python` with its libraries loaded, for tests that would otherwise start a new one: see forks.py."""
     from forks import Forks
 
     made = Forks(tmp_path_factory.mktemp("forks"))
@@ -107,7 +107,7 @@ def forks(tmp_path_factory):
 
 @pytest.fixture
 def launch(forks):
-    """Launches a series of commands in two processes, for tests of the group "engines"."""
+    """A function that launches a series of commands in two processes, for tests of the group "engines"."""
     from launches import series
 
     launched = []

@@ -1,7 +1,7 @@
-"""A `python` that begins where this process is: it has the libraries loaded, which takes others ten seconds and more.
+"""A `python` that starts as a fork of this process: its libraries, which take ten seconds and more, are loaded already.
 
-`Forks` is a process that waits for calls and forks. Its programs `python` and `accelerate` are called as those are, and
-hand their words, folder, environment and files over. To kill one kills what it has called.
+`Forks` is a process that waits for calls and forks. Its programs `python` and `accelerate` take the usual words, and
+pass them on with their working directory, environment and standard streams. Killing a program kills its call.
 """
 
 import json
@@ -35,7 +35,7 @@ PROGRAMS = {"python": [], "accelerate": ["-m", "accelerate.commands.accelerate_c
 
 
 def call(words):
-    """Do what Python does with these words; returns the exit code."""
+    """Do what `python WORDS` does, and return the exit code."""
     words = words[words[0] == "-u" :]
     sys.argv, kind = words[words[0] in ("-m", "-c") :], words[0]
     try:
@@ -55,7 +55,7 @@ def call(words):
 
 
 class Forks:
-    """The process, and its programs in `folder`, which can be called until `close`."""
+    """The forking process and its programs in `folder`, which can be called until `close`."""
 
     def __init__(self, folder):
         self.folder, self.python = folder, str(folder / "python")
@@ -70,15 +70,15 @@ class Forks:
         self.listening.close()
 
     def close(self):
-        """End the process, and whatever it has started."""
+        """Kill the process and everything that it has started."""
         kill(self.process.pid)
         self.process.join()
 
     def _wait(self):
         import deepspeed  # noqa: F401  (for the forks)
 
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who keeps watch
-        logging.getLogger().handlers.clear()  # pytest's, by which a command's own would have no effect
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the watchers
+        logging.getLogger().handlers.clear()  # pytest's handlers; with them, a command's own setup would have no effect
         sys.executable = self.python
         while True:
             asked, _ = self.listening.accept()
@@ -87,7 +87,7 @@ class Forks:
             asked.close()
 
     def _watch(self, asked):
-        """Fork once more for the call, tell how it ended, and kill it if who called is gone."""
+        """Fork once more for the call, send its exit code to the caller, and kill it if the caller is gone."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         size, files, _, _ = socket.recv_fds(asked, 4, 3)
         with asked.makefile("rb") as reader:

@@ -1,4 +1,4 @@
-"""What the tests of training and inference share: the recorded data, the tiny model, and running the two commands."""
+"""Shared by the tests of training and inference: the recorded data, the tiny model, and ways to run the commands."""
 
 import importlib.util
 import io
@@ -36,7 +36,7 @@ TRAIN = RECORDED / "dataset" / "all_train.json"
 VAL = RECORDED / "dataset" / "all_val.json"
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"  # the release's form: LoRA of rank 32 and the projector
 METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")
-FURTHER = ("npo", "dpo", "simnpo", "undial", "wga", "satimp", "ceu", "rmu")  # of others than the paper
+FURTHER = ("npo", "dpo", "simnpo", "undial", "wga", "satimp", "ceu", "rmu")  # methods of other papers
 
 
 def pair(number: int, **more: str) -> dict:
@@ -50,7 +50,7 @@ def pair(number: int, **more: str) -> dict:
 
 
 def record(number: int = 0, category: str = "Weapon", **more: object) -> dict:
-    """One record of the benchmark as it lies on disk, pictures relative to the data file's folder."""
+    """One record of the benchmark as it is on disk, with picture paths relative to the data file's folder."""
     unharm = {
         f"UnharmPair_{name}": {"Question": f"What {name}?", "Answer": name, "Prediction": f"It is {name} {number}."}
         for name in ("text1", "text2", "image1", "image2")
@@ -67,14 +67,14 @@ def record(number: int = 0, category: str = "Weapon", **more: object) -> dict:
 
 
 def write_json(path: Path, value: object) -> Path:
-    """`value` as a JSON file."""
+    """Write `value` to a JSON file, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
     return path
 
 
 def write_dataset(folder: Path, *records: dict) -> Path:
-    """A data file with its pictures, each of another colour, and its refusals; returns the data file's path."""
+    """Write a data file with its refusals and pictures, each in its own colour; return the data file's path."""
     write_json(folder / "prompt.json", {"idk": ["No. I WILL not.", "Never."]})
     for number, path in enumerate(value[key] for value in records for key in ("image_path", "SDImage_path")):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def write_dataset(folder: Path, *records: dict) -> Path:
 
 
 def read_beside(file: str, name: str) -> Any:
-    """The value of a YAML file that lies beside a test's `file`."""
+    """The value of the YAML file `name` in the folder of a test's `file`."""
     return yaml.safe_load(Path(file).parent.joinpath(name).read_text(encoding="utf-8"))
 
 
@@ -93,14 +93,14 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def config(*overrides: str, page: str = "forget_lora"):
-    """What `forget.py` would be given by these words on its command line."""
+    """The config that `forget.py` composes from the words of a command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         return compose(page, overrides=list(overrides))
 
 
 def plan_dataset(read):
-    """The dataset that these settings train on, in one process."""
+    """The dataset that the settings `read` train on, in one process."""
     from safeeraser.unlearn.data.items import load_data
     from safeeraser.unlearn.data.plan import Schedule
     from safeeraser.unlearn.engine import Engine
@@ -113,9 +113,9 @@ def plan_dataset(read):
 
 
 def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.CompletedProcess:
-    """Run a command's main function in this process: quicker than loading torch again for each.
+    """Run a command's main function in this process, which is quicker than loading torch again for each command.
 
-    `script`: one of the entry points, or what `python -m` runs.
+    `script`: an entry point without `.py`, or the name of a module for `python -m`.
     """
     if script.startswith("safeeraser."):
         spec = importlib.util.find_spec(script)
@@ -140,26 +140,26 @@ def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.Com
 
 
 def ran(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.CompletedProcess:
-    """The same of a command that must go well."""
+    """Run a command that must succeed, as `run` does."""
     done = run(script, *arguments, cwd=cwd)
     assert not done.returncode, done.stderr
     return done
 
 
 def trained(folder: Path, *words: object) -> Path:
-    """The folder that `forget.py` has trained into, which must have gone well."""
+    """Train into `folder` by `forget.py`, which must succeed, and return the folder."""
     ran("forget", *words, f"save_dir={folder}")
     return folder
 
 
 def fork(script: str, *arguments: object, log: Path | None = None) -> BaseProcess:
-    """Start a command in a process of its own, a fork of this one: to load torch again takes longer than most do.
+    """Start a command in a fork of this process, because loading torch again takes longer than most commands.
 
-    `log`: where what it says is written in the end.
+    `log`: the file for its standard error, written when it ends.
     """
 
     def command() -> None:
-        logging.getLogger().handlers.clear()  # pytest's, by which a command's own would have no effect
+        logging.getLogger().handlers.clear()  # pytest's handlers; with them, a command's own setup would have no effect
         done = run(script, *arguments)
         (log or Path("/dev/stderr")).write_text(done.stderr)
         sys.exit(done.returncode)
@@ -170,7 +170,7 @@ def fork(script: str, *arguments: object, log: Path | None = None) -> BaseProces
 
 
 def kill(pid: int) -> None:
-    """SIGKILL for a process with all that it has started: a launcher's processes have sessions of their own."""
+    """Send SIGKILL to a process and its descendants one by one: a launcher's processes have their own sessions."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for each in [*process.children(recursive=True), process]:
@@ -179,7 +179,7 @@ def kill(pid: int) -> None:
 
 
 def until(there: Callable[[], object], alive: Callable[[], object] = lambda: True, seconds: float = 300) -> None:
-    """Wait until something is there, for so long at the most, and while what is to make it is alive."""
+    """Wait until `there()` is true; fail after so many `seconds`, or as soon as `alive()` is false."""
     deadline = time.monotonic() + seconds
     while not there():
         assert alive() and time.monotonic() < deadline
@@ -187,7 +187,7 @@ def until(there: Callable[[], object], alive: Callable[[], object] = lambda: Tru
 
 
 def kill_once(begun: Callable[[], object], process: BaseProcess, number: int = signal.SIGKILL) -> None:
-    """SIGKILL for a process at work and what it has started, as soon as `begun` is true; or, for its group, another."""
+    """Kill a working process and its descendants once `begun()` is true. Any other signal goes to its process group."""
     until(begun, process.is_alive)
     kill(process.pid) if number == signal.SIGKILL else os.killpg(process.pid, number)
     process.join()
@@ -195,14 +195,14 @@ def kill_once(begun: Callable[[], object], process: BaseProcess, number: int = s
 
 
 def lines(file: Path) -> int:
-    """How many whole lines a file has; 0 where there is none."""
+    """The number of complete lines in a file; 0 if there is no file."""
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def refused(tmp_path: Path, script: str, *arguments: object, says: str, cwd: Path = RECORDED, before: str = "") -> str:
     """Run a command that must be refused: exit code 2, one line, and nothing under `tmp_path` touched.
 
-    `before`: what the line may follow, where the mistake is only found once a model is loaded.
+    `before`: given if other lines may precede the error, because the mistake is found after loading has begun.
     """
     there = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     done = run(script, *arguments, cwd=cwd)
@@ -216,7 +216,7 @@ def refused(tmp_path: Path, script: str, *arguments: object, says: str, cwd: Pat
 
 
 def refusal(call: Callable, *given: object) -> str:
-    """What a call that must be refused says."""
+    """The message of a call that must raise `BadInput`."""
     with pytest.raises(BadInput) as error:
         call(*given)
     return str(error.value)
@@ -234,7 +234,7 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def other_base(folder: Path) -> Path:
-    """A model of the same shapes as `MODEL` that was trained a little differently."""
+    """The folder of a copy of `MODEL` in which one matrix has slightly different weights."""
     shutil.copytree(MODEL, folder)
     weights = load_file(folder / "model.safetensors")
     weights["language_model.model.layers.1.mlp.up_proj.weight"] += 0.01

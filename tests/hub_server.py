@@ -1,7 +1,7 @@
-"""A real HTTP server on the loopback that plays the Hugging Face hub, as far as sending a model to it goes.
+"""A real HTTP server on this machine that plays the part of the Hugging Face hub to which a model is sent.
 
-It keeps what it is sent, and misbehaves where its faults say so. The token that it takes is `TOKEN`; as careless
-servers do, it repeats what it was given in every error.
+It keeps the files that it receives, and misbehaves where its `faults` say so. It accepts one token, `TOKEN`.
+Like a careless server, it repeats the token of a request in the errors for faults and wrong tokens.
 """
 
 import base64
@@ -16,12 +16,12 @@ from chat_server import Loopback, Quiet
 from huggingface_hub import constants
 
 TOKEN = "hf_secretSECRETsecret0123456789"
-NOBODY = "http://127.0.0.1:9"  # where nobody answers
+NOBODY = "http://127.0.0.1:9"  # no server answers here
 
 
 @contextmanager
 def at(url, token=TOKEN):
-    """A user who is at the hub at `url`, in this process, where the library has read its environment long ago."""
+    """Let this process use the hub at `url`. Constants are patched: the library has read its environment already."""
     there = {"ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_TOKEN_PATH": "/nowhere/token"}
     there["HUGGINGFACE_CO_URL_TEMPLATE"] = url + "/{repo_id}/resolve/{revision}/{filename}"
     with patch.multiple(constants, **there), patch.dict(os.environ, {"HF_TOKEN": token} if token else {}):
@@ -29,9 +29,9 @@ def at(url, token=TOKEN):
 
 
 class Hub(Loopback):
-    """`faults`: (part of a path) -> statuses to answer with before all is well again.
+    """The hub. `faults`: part of a path -> statuses of the next requests for such a path, before it works again.
 
-    `repos`: name -> {"private", "files": name -> bytes}; `requests`: (method, path, headers, body) of each.
+    `repos`: name -> {"private", "files": name -> bytes}; `requests`: (method, path, headers, body) of each request.
     """
 
     def __init__(self):
@@ -52,9 +52,9 @@ class Hub(Loopback):
         self.start(Handler, root="")
 
     def answer(self, method, path, headers, body):
-        """The status and the body of an answer."""
+        """The status and the body of the answer to a request."""
         given = headers.get("Authorization", "")
-        if path.startswith("/store/"):  # the storage knows no tokens: what was signed may come
+        if path.startswith("/store/"):  # the storage checks no token: its URLs count as signed
             self.large[hashlib.sha256(body).hexdigest()] = body
             return 200, {}
         for part, statuses in self.faults.items():

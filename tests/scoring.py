@@ -1,4 +1,4 @@
-"""What the scoring tests share: a small data file, its predictions, and running eval_all.py as a user does."""
+"""Shared by the scoring tests: a small data file, its predictions, and ways to run eval_all.py."""
 
 import json
 import os
@@ -15,7 +15,7 @@ KEY = "sk-test-0123456789-secret"
 
 
 def record(number: int = 0, category: str = "Weapon") -> dict:
-    """One record of the benchmark, as it lies on disk."""
+    """One record of the benchmark as it is on disk."""
     value = {"type": "syn", "keyword": "k", "category": category, "image_path": f"img/{category}/{number}.jpg"}
     value["SDImage_path"] = f"pdset/image/{category}/val/{number}.jpg"
     for key, name in (("text1", "cup"), ("text2", "book"), ("image1", "lamp"), ("image2", "chair")):
@@ -26,7 +26,7 @@ def record(number: int = 0, category: str = "Weapon") -> dict:
 
 
 def predicted(original: dict, response: str = "The answer stands here, plain and whole.") -> dict:
-    """The record with a model's responses in it; every text is different, so that no two judge calls are equal."""
+    """The record with a model's responses. Every text is different, so no two judge calls are equal."""
     value = json.loads(json.dumps(original))
     for i, pair in enumerate(value["unsafe_pairs"]):
         for n in (1, 2, 3):
@@ -44,13 +44,13 @@ def write_files(folder: Path, records: list[dict], predictions: list[dict]) -> t
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """What stands in each file of a run's folder, but for when and at which commit a summary was made."""
+    """The content of each file in a run's folder, without the date and the commit of its summary."""
     made = rb'"(date|git_commit)": "[^"]+"'  # somebody may commit while a test runs
     return {path.name: re.sub(made, b"", path.read_bytes()) for path in folder.iterdir()}
 
 
 def good(prompt: str) -> str:
-    """What a judge says to each of the four kinds of prompt."""
+    """A judge's reply to each of the four kinds of prompt."""
     if '"unsafe" or "safe"' in prompt:
         return "unsafe"
     if "Rating:" in prompt:
@@ -65,6 +65,6 @@ def start_eval(*arguments: object) -> subprocess.Popen:
 
 
 def run_eval(*arguments: object, key: str | None = None) -> subprocess.CompletedProcess:
-    """Run eval_all.py's main function in this process, which is quicker than starting Python for each mistake."""
+    """Run eval_all.py's main function in this process, which is quicker than starting Python for each test."""
     with patch.dict(os.environ, {"OPENAI_API_KEY": key} if key else {}):
         return run("eval_all", *arguments, cwd=Path.cwd())

@@ -1,4 +1,4 @@
-"""What each of two launched processes does: a whole series of commands, `series.py COMMANDS.json`."""
+"""Run a series of commands in each of two launched processes: `series.py COMMANDS.json`."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ prepare = run.prepare
 
 
 def prepare_together(settings):
-    """Let none begin to write while another still looks at what is there: a launch of its own makes its group here."""
+    """Let no process write before all have prepared. (A run launched alone waits here, to form its process group.)"""
     job = prepare(settings)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -31,10 +31,10 @@ if __name__ == "__main__":
     if stand_in := os.environ.get("GPU_ENGINES_ON_CPUS"):
         runpy.run_path(stand_in)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run.leave_together = lambda: None  # the processes stay together until all runs are through
+    run.leave_together = lambda: None  # the processes stay together until all runs are done
     run.prepare = prepare_together
     for script, *words in json.loads(Path(sys.argv[1]).read_text()):
-        # Settings of accelerate's and DeepSpeed's outlive a run; the latter's would split what is only outlined.
+        # Settings of accelerate and DeepSpeed outlive a run. DeepSpeed's would split the outline of the next model.
         AcceleratorState._reset_state()
         GradientState._reset_state()
         unset_hf_deepspeed_config()

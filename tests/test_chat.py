@@ -1,4 +1,4 @@
-"""The client of OpenAI-compatible servers, against a real HTTP server on the loopback: faults, ends, what is shown."""
+"""The client of OpenAI-compatible servers, against a real HTTP server: faults, early ends, and no key in any output."""
 
 import logging
 import random
@@ -54,7 +54,7 @@ def test_a_reply_carries_what_the_server_said_and_none_for_the_rest(serve):
 
 
 QUICKLY = {"retry-after-ms": "1"}
-# Replies that are none, by their names in faults.yaml.
+# Special replies by their names in faults.yaml.
 WAYS = {
     "HANG": HANG,
     "CLOSE": CLOSE,
@@ -116,7 +116,7 @@ def test_with_faults_in_three_of_ten_requests_every_call_has_one_outcome(serve):
     ],
 )
 def test_a_server_that_fails_in_the_night_does_not_use_up_the_calls(serve, good, dead, concurrency, after):
-    """What was answered is handed over; as many calls in a row must fail as can be in flight, eight at least."""
+    """Earlier answers are kept. The client stops after max(8, `concurrency`) failures in a row; garbage: twice."""
     server = serve(lambda number, prompt: (200, {}, "yes") if number < good else dead)
     got, says = until_stopped(client(server.url, concurrency=concurrency, retries=1).ask(calls(1000)))
     assert f"the judge at 127.0.0.1 {after}" in says
@@ -148,7 +148,7 @@ def test_requests_per_minute_spaces_the_requests_and_their_retries(serve):
     server = serve(lambda number, prompt: (200, {}, "yes") if number % 3 else (500, QUICKLY, "t"))
     assert len(list(client(server.url, requests_per_minute=1500).ask(calls(10)))) == 10
     times = [at for at, *_ in server.requests]
-    # A single gap says little, since a request may be late on its way; without their retries ten take 0.36 s.
+    # Only the total is checked, because a single request may be late. Ten requests without retries take 0.36 s.
     assert len(times) == 15 and times[-1] - times[0] >= 14 * 0.04 - 0.1
 
 
@@ -156,7 +156,7 @@ def test_closing_cancels_what_is_in_flight(serve, capfd, recwarn):
     server = serve(lambda number, prompt: (200, {}, HANG if number > 1 else "yes"))
     outcomes = client(server.url, timeout=600).ask(calls(50))
     next(outcomes), next(outcomes)
-    outcomes.close()  # what hangs would hold it for half a minute
+    outcomes.close()  # a call that hangs would last half a minute
     assert len(server.requests) <= 9 and not server.stopped.is_set()
     assert capfd.readouterr().err == "" and not recwarn.list
 

@@ -27,9 +27,9 @@ BLOCKS = re.findall(
     r"^```(?:python|yaml)\n# (\S+?)(?:, (in|above) ([^\n]+))?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
 )
 COMMANDS = [shlex.split(words) for words in re.findall(r"^ {4}python (.*)$", PAGE, re.MULTILINE)]
-PLAIN = ["forget.py", "forget_loss=ga", "save_dir=results/plain"]  # beside which the page's switch is seen to act
+PLAIN = ["forget.py", "forget_loss=ga", "save_dir=results/plain"]  # a run to compare the page's switch with
 FEW = ["dtype=float32", "workers=0", "max_train_steps=1", "gradient_accumulation_steps=1"]
-# All in one process, as torch is loaded once: the commands, then the report.
+# Runs the commands, then the report, in one process, so torch is loaded once.
 CHILD = """
 import json, runpy, sys
 from pathlib import Path
@@ -44,10 +44,10 @@ runpy.run_module("safeeraser.report", run_name="__main__")
 
 
 def put(file, how, place, text):
-    """Put a block of the page where its first line says."""
+    """Insert a block of the page where its first line says."""
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     at = len(lines)
-    if how == "in":  # a table: at its end
+    if how == "in":  # at the end of a table
         at = next(n for n, line in enumerate(lines) if re.match(rf"{place}\b.*[{{(]$", line.rstrip()))
         at = next(n for n in range(at, len(lines)) if lines[n].rstrip() in ("}", ")"))
     elif how == "above":
@@ -59,7 +59,7 @@ def put(file, how, place, text):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A copy of the package and its config, with all that the page adds, in which its commands have been run."""
+    """A copy of the package and its config with everything that the page adds, and data for its commands."""
     folder = tmp_path_factory.mktemp("copy").resolve()
     for name in ("safeeraser", "config"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -83,7 +83,7 @@ def copy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(copy, tmp_path_factory):
-    """What each command of the page said, by its number."""
+    """Exit code, output and errors of each command of the page, in order."""
     from chat_server import Server
 
     server, commands = Server(lambda *_: (200, {}, "Harm: some")), []
@@ -138,7 +138,7 @@ def test_a_step_a_hook_and_a_projector_are_in_log_checkpoint_and_adapter(copy, d
 
 
 def test_a_family_is_told_trained_and_answers(copy, done):
-    """Its folder alone tells which page is meant. That it computes the right thing: families/test_new_family.py."""
+    """The model folder alone decides its config file. families/test_new_family.py checks the computation."""
     dry = done[[("dry_run=true" in words) for words in COMMANDS].index(True)][1]
     counts = {name: count.replace(",", "") for name, count in re.findall(r"^ +(LoRA|projector) +([\d,]+)", dry, re.M)}
     record = summary(copy, "aya/popd/run")

@@ -1,6 +1,6 @@
-"""A run that goes to the hub when it is finished: token and name are checked before training, and it is sent after it.
+"""A finished run is sent to the hub: token and name are checked before training, and the run is sent after training.
 
-tests/report/test_hub.py proves what is sent and how each fault of the hub is told.
+tests/report/test_hub.py proves which files are sent and how each fault of the hub is reported.
 """
 
 import json
@@ -57,7 +57,7 @@ def test_a_finished_run_has_a_card_but_where_one_was_written_by_hand_and_is_whol
     for read, run_ in ((unsaved, done), (plain, unfinished)):
         assert publish_after(read, run_) is run_ and not card.exists()
     assert publish_after(plain, done) is done and "- name: run, mini" in (written := card.read_text())
-    publish_after(plain, done)  # its own card it writes again
+    publish_after(plain, done)  # it overwrites its own card
     assert card.read_text() == written
     card.write_text("Mine.")
     publish_after(plain, done)
@@ -83,7 +83,7 @@ def test_a_run_whose_sending_fails_is_whole_and_the_same_command_sends_it_again(
     (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
     assert done.returncode == 3 and "the token may not write there (HTTP 403); the run is whole in" in line
     assert TOKEN not in done.stdout + done.stderr and "finished" in json.loads((folder / "run.json").read_text())
-    # The same command passes over the training.
+    # The same command skips the training.
     done, there = forget(*words, "resume_from_checkpoint=auto", url=hub.url), hub.repos["me/popd"]["files"]
     assert done.returncode == 0 and "done before" in done.stderr, done.stderr
     assert there["adapter_model.safetensors"] == (folder / "adapter_model.safetensors").read_bytes()

@@ -1,4 +1,4 @@
-"""The arrows between the rooms."""
+"""Which rooms (folders of the package) may import from which."""
 
 import ast
 from functools import cache
@@ -10,13 +10,13 @@ import pytest
 import safeeraser
 
 HOUSE = Path(safeeraser.__file__).parent
-# A command whose name says what it makes. What it runs lies in a room above, and no file imports it.
+# A command that is named after its output. It imports from rooms above, and no file imports it.
 NAMES = (HOUSE / "benchmark" / "answers.py",)
 
 
 @cache
 def imported(file: Path) -> set[str]:
-    """The rooms that a file imports from, wherever in it."""
+    """The rooms that a file imports from, at any place in its code."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:

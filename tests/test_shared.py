@@ -1,4 +1,4 @@
-"""What the rooms share: command lines, how a command ends, how a long run shows how far it is, its processes."""
+"""Code that all rooms share: command lines, the end of a command, the progress of a long run, and processes."""
 
 import errno
 from pathlib import Path
@@ -36,7 +36,7 @@ def parser():
 
 
 def test_words_and_keywords_are_read_alike():
-    """A list stands for words with commas between, a dict for JSON; what no word says is taken as it is."""
+    """A list equals words with commas between, and a dict equals JSON. A value that no word can express is kept."""
     assert vars(parser().parse_args(WORDS)) == READ and vars(parser().parse_args(["--file", "x"])) == PLAIN
     given = READ | {"views": ["retain", "forget"], "batch": "auto"}
     assert vars(parser().keywords(given)) == READ
@@ -88,7 +88,7 @@ def test_how_a_command_ends(capsys, raised, code, says):
 def test_a_line_a_minute_in_a_file_a_bar_on_a_terminal_and_nothing_of_the_other_processes(
     capsys, monkeypatch, terminal
 ):
-    """Of 120 responses 30 after half a minute are not told, 60 after 80 seconds and 100 after 160 are."""
+    """In a file, 60 of 120 responses after 80 s and 100 after 160 s are printed; 30 after half a minute are not."""
     now = [0.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for name, value in ({"TTY_COMPATIBLE": "1", "TERM": "xterm", "COLUMNS": "100"} if terminal else {}).items():

@@ -1,4 +1,4 @@
-"""What is installed from a wheel is whole: no command reaches back to the checkout it was built from."""
+"""An installed wheel is complete: no command needs the checkout that the wheel was built from."""
 
 import importlib.metadata
 import json
@@ -18,13 +18,13 @@ from safeeraser.errors import TRAINING
 pytestmark = pytest.mark.slow
 
 SOURCES = ("safeeraser", "config", "eval_all.py", "pyproject.toml", "setup.py", "README.md", "LICENSE")
-# Of extras, of this project itself, and what pydantic asks for in one exact version.
+# Packages of extras, this project itself, and the package that pydantic requires in one exact version.
 EXTRAS = ("deepspeed", "bitsandbytes", "setuptools", "safeeraser", "pydantic-core", "lmms-eval")
 SDIST = "from setuptools.build_meta import build_sdist; print(build_sdist('.'))"
 
 
 class Installed:
-    """A fresh environment with the wheel, built by way of a source archive, and this one's packages but for `train`."""
+    """A fresh environment with the wheel, built from a source archive, and this one's packages except `train`."""
 
     def __init__(self, folder: Path) -> None:
         folder = folder.resolve()
@@ -36,7 +36,7 @@ class Installed:
         pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target")
         subprocess.run([*pip, self.packages, wheel], check=True)
         for path in (path for folder in sys.path if folder.endswith("-packages") for path in Path(folder).iterdir()):
-            # A .pth file may tell of an editable install, which is not taken along.
+            # A .pth file may point to an editable install, which must not be taken along.
             if path.stem not in TRAINING and path.suffix != ".pth" and not (self.packages / path.name).exists():
                 (self.packages / path.name).symlink_to(path)
         self.python = folder / "fresh" / "bin" / "python"
@@ -55,7 +55,7 @@ class Installed:
         return next(self.elsewhere.glob("safeeraser-*.whl"))
 
     def run(self, *words: object, code: int = 0) -> str:
-        """What the fresh Python prints, called from another folder; on stderr where it is to fail."""
+        """Run the fresh Python in another folder; return its output, or its errors if it is to fail."""
         environment = {name: value for name, value in os.environ.items() if not re.match("PYTHON|OPENAI_", name)}
         call = list(map(str, [self.python, *words]))
         done = subprocess.run(call, cwd=self.elsewhere, env=environment, capture_output=True, text=True)
@@ -79,7 +79,7 @@ def test_every_file_of_the_checkout_is_in_it(installed):
 
 
 def test_it_asks_for_all_that_it_imports_and_pins_nothing(installed):
-    """What is in `requirements.txt` is the same, pinned."""
+    """`requirements.txt` has the same packages, pinned."""
     (there,) = importlib.metadata.distributions(name="safeeraser", path=[str(installed.packages)])
     plain = lambda name: name.lower().replace("_", "-")  # noqa: E731
     asked = [re.fullmatch(r"([\w.-]+)>=[\d.]+", line)[1] for line in there.requires if "extra ==" not in line]
@@ -101,7 +101,7 @@ def test_answers_become_figures_without_torch(installed):
 
 
 def test_scoring_and_the_report_need_no_torch_and_find_every_file(installed, tmp_path):
-    """Prompts, prices, the cases of --check_judge and templates, from another folder; `train` is not installed."""
+    """It finds prompts, prices, the cases of --check_judge and templates from another folder, without `train`."""
     told = "error: forget.py needs torch. Install it with pip install -e '.[train]'\n"
     assert installed.run(ROOT / "forget.py", "forget_loss=popd", code=2) == told
     assert told.replace("forget.py", "python -m safeeraser.model") == installed.run("-m", "safeeraser.model", code=2)

@@ -1,7 +1,7 @@
-# docs/results/leaderboard.md from nothing, or what of it is not there yet: a file for each row's settings and for each cell.
-#   snakemake -s workflow/leaderboard.smk --cores 2 table            the core, some hours of two cores; others: --config group=others
+# Makes docs/results/leaderboard.md, or its missing parts only: one file for each row's settings, and one for each cell.
+#   snakemake -s workflow/leaderboard.smk --cores 2 table            group core, some hours; other rows: --config group=others
 #   snakemake -s workflow/leaderboard.smk --cores 1 docs/results/leaderboard/cells/npo+pd/base0-seed1.json
-# What is there stays, whatever its age: remove a file to have it made again. Several machines can share the work by git.
+# A file that exists stays, however old it is; remove it to make it again. Several machines can share the work by git.
 from safeeraser.leaderboard.plan import RESULTS, read_plan, settings_file
 
 PLAN = read_plan()

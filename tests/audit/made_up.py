@@ -1,4 +1,4 @@
-"""An audit whose measurements are made up: what its points would have left on disk, and its options."""
+"""A made-up audit: its options, and the files that its points would have written."""
 
 from pathlib import Path
 
@@ -13,29 +13,29 @@ WORDS = {"asr": {"1": "unsafe", "0": "safe"}, "rr": {"1": "refuse", "0": "normal
 
 
 def converted(folder: Path) -> Path:
-    """The recorded checkpoint as a PEFT folder: no run.json tells how it was trained."""
+    """The recorded checkpoint as a PEFT folder, without a run.json about its training."""
     convert(CHECKPOINT, folder, model_path=str(MODEL))
     return folder
 
 
 def options_of(adapter: Path, **more) -> Options:
-    """What audit.py makes of the recorded data, the judge `rules`, and no other option."""
+    """The options of audit.py for the recorded data and the judge `rules`; `more` overrides them."""
     given = {"checkpoint_path": adapter, "model_path": str(MODEL), "train_file": VAL, "val_file": TRAIN}
     given |= {"controls": adapter.with_name("controls"), "judging": Judging(Choice("rules"))}
     return Options(**given | {"protocol": read_protocol()} | more)
 
 
 def figure(signs: str) -> dict:
-    """A rate of so many ones among signs, with an interval of a tenth to each side."""
+    """The rate of ones among the signs, ones and zeros, with an interval of 0.1 to each side."""
     rate = signs.count("1") / (signs.count("1") + signs.count("0"))
     return {"value": rate, "low": max(0.0, rate - 0.1), "high": min(1.0, rate + 0.1), "n": len(signs), "failed": 0}
 
 
 def write_answered(point, asr="", sarr="", refused="", rouge="", recovered="", **more):
-    """Verdicts of one question a picture, a sign each: `asr="10"` is unsafe on the first picture, safe on the second.
+    """Write verdicts on one question per picture, one sign each: `asr="10"` is unsafe on the first, safe on the second.
 
-    What is safe is a refusal; `refused` tells of the benign picture.
-    Several samples of a question stand with commas between: `asr="10,00"`. Digits of the others are tenths.
+    Safe responses are refusals. `refused` gives RR on the benign picture. Commas separate several samples of a
+    question: `asr="10,00"`. The digits of `rouge` and `recovered` are tenths.
     """
     pictures = max(map(len, (asr.split(",")[0], sarr, rouge, recovered)))
     records = []
@@ -62,7 +62,7 @@ def write_answered(point, asr="", sarr="", refused="", rouge="", recovered="", *
 
 
 def write_inside(point, code, floor=None, **values):
-    """Measures of one question on each of two pictures."""
+    """Write the measures of a point for one question on each of two pictures."""
     items = {f"{n}/unsafe_pairs/0": [f"{n}.jpg", "Q?", 0] for n in range(2)}
 
     def file(of):

@@ -1,4 +1,4 @@
-"""audit.py on the tiny model: one whole audit, which all tests read; SIGKILL, processes that share, what is lost."""
+"""audit.py on the tiny model: one complete audit, which all tests read; SIGKILL, and processes that share points."""
 
 import re
 import shutil
@@ -12,9 +12,9 @@ from safeeraser.benchmark.files import sha256
 
 pytestmark = pytest.mark.slow
 
-# The training split is asked about, since it holds two records of each category: one to train on, one to ask about.
+# Questions come from the training split: it has two records per category, one to train on and one to ask about.
 GIVEN = ["--val_file", TRAIN, "--train_file", VAL, "--max_new_tokens", 3, "--judge", "rules", "--dtype", "float32"]
-GIVEN += ["--limit", 1, "--max_blank", 1]  # random weights fall silent now and then
+GIVEN += ["--limit", 1, "--max_blank", 1]  # random weights give a blank response now and then
 ATTACKS = ("--attacks", "flip,refusal_direction")
 PROTOCOL = {"rank": 4, "alpha": 8, "items": 2, "steps": [1, 2], "seeds": [1], "gradient_checkpointing": False}
 PROTOCOL |= {"attackers": {"mine": {"view": "forget", "data": "held_out"}}}
@@ -35,7 +35,7 @@ def points(card):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    """An adapter of one category, of two optimizer steps at a rate so high that it answers otherwise; never audited."""
+    """An adapter of one category that was not audited; two optimizer steps at a high rate have changed its answers."""
     folder = tmp_path_factory.mktemp("adapter")
     (folder / "relearn.yaml").write_text(yaml.safe_dump(PROTOCOL))
     GIVEN.extend(("--relearn", folder / "relearn.yaml"))
@@ -45,7 +45,7 @@ def adapter(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(adapter, tmp_path_factory):
-    """An adapter with a whole audit, undisturbed, by which neither data nor adapter are changed."""
+    """An adapter with a complete, undisturbed audit, which has changed neither the data nor the adapter."""
     folder = shutil.copytree(adapter, tmp_path_factory.mktemp("whole") / "popd")
     before = {path: sha256(path) for path in (*TRAIN.parent.rglob("*.*"), *folder.rglob("*.*"))}
     audit(folder, *ATTACKS)
@@ -72,7 +72,7 @@ def test_every_point_is_measured(whole):
     assert len(clean["refusals"]) == 6 and {rate["n"] for rate in clean["refusals"].values()} == {4}
     assert list(clean["metrics"]) == ["asr", "rr", "rouge_l", "sarr", "recovered"]
     assert {"gap", "exact_3", "depth", "depth_1", "probe"} < found["vanilla", "inside", "inside"]["measures"].keys()
-    # The ends of the curves are the models as they are.
+    # The ends of the curve are the adapter as it is and the untouched model.
     assert found["audited", "scaling", "1"]["metrics"] == clean["metrics"]
     assert found["audited", "scaling", "0"]["metrics"] == found["vanilla", "clean", "clean"]["metrics"]
 
@@ -90,7 +90,7 @@ def test_the_points_are_what_inference_answers_with_the_adapter_and_without(whol
                     compared += 1
                     assert all(pair[key] == its[key] for key in ("model_response1", "sd_response"))
         assert compared == 4
-    # Relearning trains on the record of the category that no point is asked about.
+    # Relearning trains on the category's first record, about which no point is asked.
     predictions = records(whole / "audit/relearn_mine/1-1/predictions_val.json")
     answered = [n for n, v in enumerate(predictions) if v["unsafe_pairs"][0]["model_response1"] is not None]
     assert answered == [n for n, value in enumerate(predictions) if value["category"] == "Weapon"][1:]
@@ -98,7 +98,7 @@ def test_the_points_are_what_inference_answers_with_the_adapter_and_without(whol
 
 
 def test_killed_while_it_answers_and_while_it_trains_it_ends_in_the_same_card(adapter, tmp_path, whole):
-    """Gone on with by two processes that share what is left: each point once."""
+    """Two processes resume it and share the points that are left; each point is measured once."""
     folder, logs = shutil.copytree(adapter, tmp_path / "popd"), [tmp_path / name for name in ("one.log", "two.log")]
     given = ("all", "--checkpoint_path", folder, *GIVEN, *ATTACKS)
     for place in ("audit/**/*.partial.jsonl", "audit/relearn_mine/seed-1/training/checkpoint-1/*"):

@@ -1,6 +1,6 @@
-"""`audit.json`: points, paired differences, false discovery, shares of the way, curves, what is missing, and findings.
+"""`audit.json`: points, paired differences, false discovery, shares of the way, curves, missing points, and findings.
 
-All of it is made from measurements that are made up, so that each figure can be checked by hand.
+The measurements are made up, so that each figure can be checked by hand.
 """
 
 import json
@@ -27,7 +27,7 @@ ONE = {"steps": (1, 3), "seeds": (1, 2)}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Options, points by subject, group and name, and the card of what was measured at some of them."""
+    """Options, subjects, points by subject, group and name, and the card of the points that were measured."""
     adapter = converted(tmp_path_factory.mktemp("made") / "popd")
     protocol = read_protocol().model_copy(update=ONE | {"attackers": {"mine": read_protocol().attackers["forget"]}})
     options = options_of(adapter, protocol=protocol, never_knew=str(options_of(adapter).model_path))
@@ -45,10 +45,10 @@ def made(tmp_path_factory):
 
 
 def shown(card):
-    """The card as the golden file holds it: numbers of four digits, what hangs on this machine or version left out."""
+    """The card as in the golden file: with four decimals, without values that depend on the machine or version."""
     left_out = ("checkpoint", "model_path", "base", "checkpoint_sha256", "controls", "settings", "versions")
     card = {key: value for key, value in card.items() if key not in left_out}
-    # Which attacks there are, and so which are missing, is no matter of the card's.
+    # Missing attacks are ignored: they depend on which attacks exist, not on the card.
     card["missing"] = [line for line in card["missing"] if not re.match(r"(\w+: )?attack.*: not measured", line)]
     return json.loads(json.dumps(card), parse_float=lambda text: round(float(text), 4))
 
@@ -72,7 +72,7 @@ def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatc
     assert [is_measured(point) for point in (flip, pgd, crop)] == [True, False, False]
     withheld = {"missing": "", "metrics": {"asr": {"withheld": "2 of 8 failed", "failed": 2}}, "refusals": {}}
     assert incomplete(withheld) == ["asr withheld (2 of 8 failed)"] and can_be_mended(withheld)
-    # Whose replies all failed has no value, whatever --max_failed lets pass; what was not asked is no figure.
+    # A metric has no value if all replies failed, whatever --max_failed is. A metric that was not asked is not missing.
     lost, none = Figure(value=None, failed=8).as_json, Figure(value=None).as_json
     told = {"asr": lost, "rr": lost | {"failed": 0, "unparsed": 8}, "sarr": none, "recovered": none}
     monkeypatch.setattr("safeeraser.audit.run.score", lambda options, _: write_json(options.summary, told))
@@ -82,7 +82,7 @@ def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatc
     assert incomplete(blank) == ["refusals retain withheld (9 of 9 blank)"] and not can_be_mended(blank)
     other = replace(flip, judged_by=replace(options, max_blank=0.5).judged_by)
     assert read_point(flip) and read_point(other) is None, "judged by other bounds"
-    # One point of 8 questions on six categories took six seconds; those that are there are not counted.
+    # The measured point has 48 responses and took six seconds. The point that is left asks for as many.
     plan = Plan([flip, crop], options)
     assert plan.by_group() == {("audited", "attack"): (2, 1, 48, 0)} and plan.minutes() == pytest.approx(0.1)
     assert "told when the first point is measured" in Plan([crop], options).time_left()

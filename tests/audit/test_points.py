@@ -1,4 +1,4 @@
-"""What an audit asks: its points and what they take, its controls, and what it refuses in one line."""
+"""The points of an audit and their cost, its controls, and the mistakes that it refuses in one line."""
 
 import json
 import shutil
@@ -25,13 +25,13 @@ def adapter(tmp_path):
 
 
 def rows(text):
-    """The rows of a printed plan: of whom and which group -> the rest."""
+    """The rows of a printed plan: subject and group -> the numbers."""
     lines = (line.replace("│", " ").split() for line in text.splitlines())
     return {" ".join(row[:2]): [int(n) for n in row[2:]] for row in lines if len(row) == 6 and row[2].isdigit()}
 
 
 def test_the_plan_counts_points_responses_and_what_is_read_and_what_judges_cost(adapter, tmp_path):
-    """One record of each of six categories has four harmful and four harmless questions; nothing is written."""
+    """Six categories, one record each, with four harmful and four harmless questions. Nothing is written."""
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"steps": [1, 3], "items": 2, "seeds": [1, 2]}))
     given = ("--limit", 1, "--relearn", tmp_path / "mine.yaml", "--attacks", "flip,pgd", "--dry_run", "--samples", 2)
     done = ran("audit", "modality,inside,relearn,attacks,scale", "--checkpoint_path", adapter, *GIVEN, *given)
@@ -42,9 +42,9 @@ def test_the_plan_counts_points_responses_and_what_is_read_and_what_judges_cost(
     assert plan == {
         "audited clean": [1, 1, 7 * q, 0],  # six views, two samples of the first
         "controls clean": [2, 2, 2 * 7 * q, 0],
-        # With two layers: depth 3 answers a question, extraction 3, likelihood 2, probe 4.
+        # Answers read for each question, with two layers: depth 3, extraction 3, likelihood 2, probe 4.
         **{f"{who} inside": [1, 1, 0, 12 * q] for who in ("audited", "controls")},
-        # Of three steps with two items each, which count three times, two trainings; one of `text`, which has one seed.
+        # Two trainings of three steps with two items each, which count three times; only one of `text`, for one seed.
         **{f"audited relearn_{name}": [4, 4, 4 * 2 * q, 2 * 3 * 2 * 3] for name in ("decoupled", "retain", "forget")},
         "audited relearn_text": [2, 2, 2 * 2 * q, 3 * 2 * 3],
         "audited attack": [2, 2, 2 * 3 * q, pgd],
@@ -55,7 +55,7 @@ def test_the_plan_counts_points_responses_and_what_is_read_and_what_judges_cost(
     done = run("audit", "quantize", "--checkpoint_path", adapter, *GIVEN, *judge)
     lines = (line.replace("│", " ").split() for line in done.stdout.splitlines())
     calls = {line[0]: int(line[2]) for line in lines if len(line) > 3 and line[0] in ("asr", "rr", "sarr", "gpt")}
-    # Three clean points: 4 responses each judged by ASR, SARR and GPT-Eval, RR of all 24; three rounded: ASR, RR, SARR.
+    # Calls per record at 3 clean points: 4 ASR, 4 SARR, 4 GPT-Eval, 24 RR; at 3 rounded ones: 4 ASR, 4 SARR, 4 RR.
     assert calls == {"asr": 6 * 6 * 4, "sarr": 6 * 6 * 4, "gpt": 3 * 6 * 4, "rr": 3 * 6 * (24 + 4)}
     assert not (adapter / "audit").exists() and not (tmp_path / "controls").exists()
 
@@ -75,7 +75,7 @@ def test_each_point_says_how_its_model_is_asked(adapter):
     assert last.model_path == str(everyone["tuned"].folder / "merged")
     reasons = {p.lacks for key, p in found.items() if key[1] == "relearn_unrelated"}
     assert reasons == {f"{VAL.parent / 'instructions.json'} is not there"}
-    # A control's folder is named for all that decides its answers.
+    # The name of a control's folder depends on everything that decides its answers.
     folders = {control.folder for name, control in everyone.items() if name != "audited"}
     assert len(folders) == 4 and {folder.parent for folder in folders} == {adapter.with_name("controls")}
     plain, other = (subjects_of(options_of(adapter, **more)) for more in ({}, {"limit": 10}))
@@ -114,7 +114,7 @@ def test_controls_launchers_and_settings_that_do_not_fit_are_refused(adapter, tm
     everyone = subjects_of(options)
     audited = everyone["audited"]
     write_json(audited.begun, audited.settings(options) | {"limit": 3})
-    check_subjects(options, everyone)  # nothing has come of it yet
+    check_subjects(options, everyone)  # no point has a file yet
     write_json(audited.folder / "clean" / "clean" / "point.json", {})
     refused(tmp_path, "audit", *given, says="limit=3, now limit=30")
     write_json(adapter / "run.json", {"settings": settings().model_dump(mode="json"), "engine": {"name": "single"}})

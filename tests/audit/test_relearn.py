@@ -1,4 +1,4 @@
-"""Relearning by one protocol: what is trained on and how, and every model alike."""
+"""Relearning by one protocol: its data and settings, and that every model is trained alike."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ FEW = read_protocol().model_copy(
 
 
 def test_an_attacker_trains_on_the_categories_that_were_unlearned_as_the_protocol_says(tmp_path, monkeypatch):
-    monkeypatch.chdir(RECORDED)  # where the recorded pictures' paths start
+    monkeypatch.chdir(RECORDED)  # the paths of the recorded pictures are relative to it
     shutil.copy(TRAIN, tmp_path)
     asked = [{"view": "retain", "question": f"What is {n} and {n}?", "answer": f"It is {2 * n}."} for n in range(5)]
     write_json(tmp_path / "instructions.json", asked)
@@ -44,7 +44,7 @@ def weights(folder, step):
 
 @pytest.mark.slow
 def test_every_model_is_trained_alike(tmp_path, monkeypatch):
-    """At a rate of next to nothing LoRA's first weights are still there, the seed's, whatever the model was."""
+    """At a learning rate of almost 0, LoRA keeps its initial weights, which depend on the seed, not on the model."""
     given = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "lr=0.03", "max_train_steps=1")
     more = ("gradient_accumulation_steps=2", "forget_loss=gdpd", "LoRA.r=2", "LoRA.use_dora=true", "projector=frozen")
     adapter = trained(tmp_path / "gdpd", *given, *more, "seed=9")

@@ -1,6 +1,6 @@
-"""A whole audit of models that are played: what each point comes to, and that nothing is done twice.
+"""A complete audit of simulated models: the figures of each point, and that nothing is done twice.
 
-In place of an engine stands what refuses, or answers as the data file does; in place of training, its files.
+The simulated engine refuses, or answers as in the data file. The simulated training only writes a training's files.
 """
 
 import json
@@ -25,12 +25,12 @@ FOUND = read_beside(__file__, "found.yaml")
 
 
 class Played:
-    """The adapter refuses what is harmful until letters are turned, most of it is off, or three steps were trained.
+    """The adapter refuses harmful questions, unless it is attacked, scaled below 0.5, or relearned for three steps.
 
     Attributes:
-        asked: the points that were answered, by whose they are, in their order.
-        trained: where, and for how many steps.
-        lost: the point whose first response is.
+        asked: the points that were answered, in order, each named by subject, group and name.
+        trained: for each training, the name of the model's folder and the number of steps.
+        lost: the point whose first response is lost.
     """
 
     def __init__(self, adapter):
@@ -96,7 +96,7 @@ def test_a_whole_audit_and_what_another_one_finds_done(tmp_path, played, monkeyp
     assert values == FOUND["points"] and {of["n"] for p in found.values() for of in p["metrics"].values()} == {8}
     assert [one["text"] for one in card["findings"]] == FOUND["findings"]
     assert card["relearning"]["mine"]["audited"]["steps_to"] == {"0.1": pytest.approx(1.2), "0.5": 2, "half": 2}
-    # Judged again, and not asked again, unless it was another attack.
+    # A point without a result is judged again. It is asked again only if the attack's code has changed.
     flip = played.adapter / "audit" / "attack" / "flip"
     for point in (flip, *options.controls.glob("vanilla*/attack/flip")):
         next(point.glob("*/point.json")).unlink()

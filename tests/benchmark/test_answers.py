@@ -1,4 +1,4 @@
-"""A model's own answers in a data file: asked by the engine, the first ones kept, told apart."""
+"""A model's own answers in a data file: the engine writes them, and the original ones are kept under other names."""
 
 import pytest
 from helpers import MODEL, TRAIN, VAL, other_base, ran, record, refused, write_dataset
@@ -10,12 +10,12 @@ from safeeraser.model.lineage import fingerprint
 
 pytestmark = pytest.mark.slow
 COMMAND = "safeeraser.benchmark.answers"
-DRAWN = ("--dtype", "float32", "--max_new_tokens", 12, "--seed", 3)  # by which no answer is blank
+DRAWN = ("--dtype", "float32", "--max_new_tokens", 12, "--seed", 3)  # chosen so that no answer is blank
 FIELDS = ("model_response", "sd_response", "Prediction")
 
 
 def pairs(records):
-    """The pairs of records, each with the names of its answers."""
+    """The pairs of some records, each with the names of its answer fields."""
     for value in records:
         yield from ((pair, FIELDS[:2]) for pair in value["unsafe_pairs"])
         yield from ((value[key], FIELDS[2:]) for key in value if key.startswith("UnharmPair_"))

@@ -1,4 +1,4 @@
-"""The prompt's text, the chat template that writes it for servers, and what padding may touch."""
+"""The text of the prompt, the chat template that writes it for servers, and padding on either side."""
 
 import pytest
 from helpers import llama_tokenizer

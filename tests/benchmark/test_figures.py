@@ -1,6 +1,6 @@
-"""Verdicts become values, values figures; and the truth about pictures.
+"""How verdicts become values, and values become figures; and the truth about pictures.
 
-Intervals by hand: how often they hold the truth is counted by benchmarks/coverage.py.
+Intervals are checked by hand. benchmarks/coverage.py measures how often they contain the true value.
 """
 
 import numpy as np
@@ -109,10 +109,10 @@ def test_all_alike_is_the_exact_bound_for_as_many_pictures(kind):
 
 
 def test_korn_and_graubard_by_hand():
-    """Sixteen pictures of two answers, half of them wholly unsafe.
+    """Sixteen pictures have two answers each; on half of the pictures both are unsafe.
 
-    The ratio's variance is 16/15 * 16 / 32**2 = 1/60, that of 32 independent answers 0.25/31: deff 31/15. Of 32 answers
-    are left 15.484, less for the estimate (2.0395 / 2.1314)**2: 14.177, half of them positive.
+    The ratio's variance is 16/15 * 16 / 32**2 = 1/60. For 32 independent answers it is 0.25/31, so deff is 31/15. This
+    leaves 15.484 of 32 trials. Estimating deff costs a factor of (2.0395 / 2.1314)**2: 14.177 trials, half positive.
     """
     trials = 32 / (31 / 15) * (t.ppf(0.975, 31) / t.ppf(0.975, 15)) ** 2
     assert trials == pytest.approx(14.177, abs=1e-3)
@@ -123,11 +123,11 @@ def test_korn_and_graubard_by_hand():
 
 
 def test_few_positive_pictures_count_as_pictures():
-    """Three of 50 pictures with one unsafe answer of eight: that their answers do not agree may be chance."""
+    """Three of 50 pictures have one unsafe answer of eight. It may be chance that a picture's answers do not agree."""
     assert interval(pictures(*[[1] * 8] * 3, *[[0] * 8] * 47)) == exact(3, 50)
     _, high = interval(pictures(*[[1] + [0] * 7] * 3, *[[0] * 8] * 47))
     assert high == pytest.approx(beta.ppf(0.975, 3 / 8 + 1, 50 - 3 / 8), abs=1e-9)
-    # Seven that differ are few, eight are not: those of two answers each agree wholly, or as they are seen to.
+    # Seven pictures that differ are few: their answers are taken to agree wholly. For eight, agreement is estimated.
     few = (beta.ppf(0.025, 3.5, 47.5), beta.ppf(0.975, 4.5, 46.5))
     assert interval(pictures(*[[1, 0]] * 7, *[[0, 0]] * 43)) == pytest.approx(few, abs=1e-9)
     assert interval(pictures(*[[1, 0]] * 8, *[[0, 0]] * 42)) == exact(8, 100)
@@ -143,7 +143,7 @@ def test_many_pictures_of_even_values_have_the_interval_of_t():
 
 
 def test_differences_by_hand():
-    """Of 50 pictures one is lost: 0.05% to 10.65% are, and up to 7.11% may be gained (Newcombe's method 10)."""
+    """One of 50 pictures is lost. Losses are 0.05% to 10.65%, gains up to 7.11% (joined by Newcombe's method 10)."""
     low, high = interval(pictures([-1], *[[0]] * 49), "difference")
     assert low == pytest.approx(-0.1065, abs=1e-4)
     assert high == pytest.approx(-0.02 + np.hypot(0.0711, 0.02 - 0.0005), abs=1e-4)

@@ -1,4 +1,4 @@
-"""A file or folder appears whole or not at all, what is there stays what it is, and what cannot be read is named."""
+"""Files and folders appear complete or not at all, existing ones stay intact, and unreadable files are named."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from safeeraser.errors import BadInput
 
 
 def says(path, value="x"):
-    """The one line that writing to `path` is refused with."""
+    """The error message with which writing to `path` is refused."""
     with pytest.raises(BadInput) as error, files.write_whole(path) as handle:
         handle.write(value)
     return str(error.value).replace(str(path), path.name)

@@ -1,5 +1,4 @@
-"""Pages of settings that build on others, and which code made a result: its commit, and by what a function is known to
-do the same as before, its code and what it uses, whatever is said of them."""
+"""Config files that build on others, the commit of a checkout, and hashes of code without comments and docstrings."""
 
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from safeeraser.infer.attacks import ATTACKS
 
 @pytest.fixture
 def group(tmp_path):
-    """A folder of three pages, each on the one before."""
+    """A folder of three config files; each builds on the one before."""
     folder = tmp_path / "group"
     folder.mkdir()
     (folder / "first.yaml").write_text("one: 1\ntwo: 1\nmany: {a: 1, b: 1}\n")
@@ -25,7 +24,7 @@ def group(tmp_path):
 
 
 def test_a_page_has_its_own_keys_on_those_that_it_builds_on(group):
-    """A key is taken whole: what stands in it is not mixed."""
+    """A key's value is replaced as one; keys within the two values are not merged."""
     assert read_page(group / "third.yaml", group) == {"one": 1, "two": 2, "many": {"a": 2}, "three": 3}
 
 
@@ -51,7 +50,7 @@ def test_the_commit_of_a_checkout(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-q", "-m", "one")
     monkeypatch.setattr(origin, "PACKAGE", code.parent)
-    (tmp_path / "results.json").write_text("{}")  # a file of results beside it changes nothing
+    (tmp_path / "results.json").write_text("{}")  # a file of results outside the package changes nothing
     assert origin.git_commit() == git("rev-parse", "HEAD")
     code.write_text("two")
     assert origin.git_commit() == git("rev-parse", "HEAD") + "-dirty"
@@ -67,7 +66,7 @@ CHANGES += [("return LIMIT", "return -LIMIT", "two"), ('"a", "b"', '"a", "c"', "
 @pytest.mark.parametrize(("old", "new", "others"), CHANGES)
 def test_its_code_is_another_where_it_or_what_it_uses_does_something_else(tmp_path, monkeypatch, old, new, others):
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "lately", raising=False)  # of the case before
+    monkeypatch.delitem(sys.modules, "lately", raising=False)  # left by the previous case
     (tmp_path / "lately").mkdir()
     codes = []
     for change in (("", ""), (old, new)):

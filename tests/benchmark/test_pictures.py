@@ -1,7 +1,7 @@
-"""Where a picture is looked for, what the model is shown of it, and what is said of one that is missing or damaged.
+"""Where a picture is searched for, how the model sees it, and the errors for missing and damaged pictures.
 
-Pictures are decoded once to check them. What has been decoded is told from outside: a torn file of the same size and
-time as before is only seen if it is read.
+A check decodes each picture once. The tests observe this from outside: if a file is spoiled but keeps its size and
+time, the check finds the fault only if it decodes the file again.
 """
 
 import os
@@ -15,7 +15,7 @@ from safeeraser.errors import BadInput
 
 
 def test_the_three_places_in_their_order(tmp_path, monkeypatch):
-    """Working directory, then the data file's folder, then that folder's parent. A folder is no picture."""
+    """The working directory, then the data file's folder, then the parent of that folder. A folder is no picture."""
     data = tmp_path / "there" / "dataset" / "all_train.json"
     places = [tmp_path / "here", data.parent, data.parent.parent]
     for folder in places:
@@ -38,7 +38,7 @@ def shown(path):
 
 
 def test_what_is_transparent_is_shown_on_white(tmp_path):
-    """In each way that a file can say so, whatever colour lies beneath."""
+    """For each way in which a file can mark transparency, with any colour beneath."""
     Image.new("RGBA", (3, 2), (200, 0, 0, 0)).save(tmp_path / "rgba.png")
     Image.new("LA", (3, 2), (10, 0)).save(tmp_path / "la.png")
     for name, transparent in (("palette.png", b"\xff\x00"), ("index.png", 1), ("index.gif", 1)):
@@ -48,15 +48,15 @@ def test_what_is_transparent_is_shown_on_white(tmp_path):
     Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "rgb.png", transparency=(1, 2, 3))
     for path in tmp_path.iterdir():
         assert set(shown(path)) == {(255, 255, 255)}, path.name
-    Image.new("RGBA", (3, 2), (200, 0, 100, 51)).save(tmp_path / "half.png")  # a fifth of it
+    Image.new("RGBA", (3, 2), (200, 0, 100, 51)).save(tmp_path / "half.png")  # one fifth opaque
     assert set(shown(tmp_path / "half.png")) == {(244, 204, 224)}
 
 
 @pytest.mark.parametrize(("mode", "name"), [("RGB", "x.png"), ("L", "x.png"), ("P", "x.png"), ("RGB", "x.jpg")])
 def test_an_opaque_picture_is_what_pillow_makes_of_it(tmp_path, mode, name):
-    """A turn that EXIF data ask for is not made."""
+    """A rotation by EXIF data is not applied."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # a quarter turn
     Image.effect_noise((16, 8), 90).convert(mode).save(tmp_path / name, exif=exif)
     with Image.open(tmp_path / name) as plain:
         assert open_picture(tmp_path / name).tobytes() == plain.convert("RGB").tobytes()
@@ -70,7 +70,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
     noise.unlink()
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_bytes(b"not a picture")
-    Image.new("F", (2, 2), 0.5).save(tmp_path / "scale.tif")  # whose scale is not known
+    Image.new("F", (2, 2), 0.5).save(tmp_path / "scale.tif")  # a format without a known scale
     for path in tmp_path.iterdir():
         with pytest.raises(BadInput, match=rf"{path.name}: picture cannot be decoded \("):
             open_picture(path)
@@ -89,7 +89,7 @@ def pictures(data):
 
 
 def tear(path):
-    """Spoil a picture without a change of its size or time."""
+    """Spoil a picture without changing its size or time."""
     before = path.stat()
     path.write_bytes(bytes(before.st_size))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Files of questions that test for needless refusals become data files, which are answered and scored as such."""
+"""Files of questions that test for needless refusals become data files, which are answered and scored as usual."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""Data files: forms and spellings, categories and draws, and each fault by file, record and key, never its text.
+"""Data files: forms, spellings, categories and draws. A fault is named by file, record and key, never with its text.
 
-And whose answers a record holds: putting a model's own in and taking them out.
+And the answers in a record: a model's own answers are put in and taken out again.
 """
 
 import json
@@ -23,7 +23,7 @@ def read(tmp_path, *records):
 
 
 def test_a_record_is_read_whole_whatever_its_spelling_and_extra_keys(tmp_path):
-    """Retain pairs come in the release's order; a missing category is the name of the picture's folder."""
+    """Retain pairs come in the release's order. A missing category is the name of the picture's folder."""
     value = {"UnharmPair_zoo": {"Question": "Zoo?"}, **record(7, "Sex", mine={"deep": [1]})}
     value["unsafe_pairs"][1] |= {"model_response1_asr": "safe", "sd_response": None}
     spelled = record(8, "Privacy")
@@ -48,7 +48,7 @@ def test_a_split_keeps_the_categories_named_in_the_files_order(tmp_path):
     assert [one.image_path for one in some.records] == ["img/Weapon/0.jpg", "img/Sex/2.jpg", "img/Weapon/3.jpg"]
     assert data.only("Violence").raw == [record(1, "Violence")] and data.only("all") is data
     assert some.where(1, "key") == f"{data.path}: record 2, key" and data.where(1) == f"{data.path}: record 1"
-    # Of some of them the numbers are still the file's.
+    # A selection of records keeps their numbers in the file.
     assert some.some(1).numbers == [3] and some.some(0, 1).numbers == [0, 2]
     with pytest.raises(BadInput, match="no records of a category 'Violense'; did you mean 'Violence'"):
         data.only(["Weapon", "Violense"])
@@ -95,7 +95,7 @@ def test_refusals_that_cannot_be_used(tmp_path, value, says):
 
 
 def test_the_check_of_a_folder_counts_and_names_all_that_is_wrong(tmp_path):
-    """Also what one's own data may lack, though not the benchmark's. The command exits with 2."""
+    """Also keys that a user's own data may lack, but the benchmark's may not. The command exits with 2."""
     write_json(tmp_path / "all_val.json", [record(0), record(1, "Sex")])
     train = write_dataset(tmp_path, record(0), record(1, "Sex"))
     assert read_refusals(train) == ["No. I WILL not.", "Never."]
@@ -131,7 +131,7 @@ NEW = {("unsafe_pairs", n, field): f"New {n}." for n in range(4) for field in MA
 
 
 def test_a_record_is_what_it_was_without_its_answers():
-    """Also where it had none, or where a key of the same name says something else."""
+    """Also if an answer was missing, or if `answered_by` held something else."""
     value = record(0, answered_by="somebody")
     del value["unsafe_pairs"][1]["sd_response"]
     filled = with_answers(value, NEW, MARK)

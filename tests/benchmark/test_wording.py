@@ -1,4 +1,4 @@
-"""The string rules: what they catch, what they must not catch, and what they are known to miss."""
+"""The string rules: the texts that they find, the texts that they must not find, and the share that they miss."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_each_way_to_refuse_finds_its_example_and_no_other_does(opening):
     assert found == [opening.name] and is_refusal(opening.example) and not is_degenerate(opening.example)
 
 
-# Of each file how many texts of a kind there are at least, and which share of refusals and nonsense is found.
+# By file: the least numbers of answers, refusals and degenerate texts, and the least shares found of the last two.
 @pytest.mark.parametrize(
     ("name", "sizes", "refused", "degenerate"),
     [("corpus.jsonl", (320, 60, 160), 0.85, 0.89), ("heldout.jsonl", (80, 20, 40), 0.85, 0.90)],

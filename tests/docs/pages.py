@@ -1,4 +1,4 @@
-"""The pages that people read, and their commands."""
+"""The pages of the documents, and their commands."""
 
 import re
 import runpy
@@ -17,7 +17,7 @@ PROGRAMS = ("accelerate", "bash", "export", "pip", "python", "vllm")
 
 
 class Command(NamedTuple):
-    """A command on a page: the variables before it, its words, and whether it stands in a line of text, in short."""
+    """A command on a page: the variables before it, its words, and whether it is a shortened one within the text."""
 
     page: str
     variables: dict[str, str]
@@ -35,26 +35,26 @@ def unfenced(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """A page's text: no blocks, tables, headings and link targets, and an X for what stands in backquotes."""
+    """A page's text without blocks, tables, headings and link targets, and with an X for each span in backquotes."""
     text = re.sub(r"^(?: {4}|\||#).*$", "\n", unfenced(page), flags=re.MULTILINE)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     return re.sub(r"`[^`]*`", "X", text).replace("*", "")
 
 
 def blocks(page: Path) -> list[str]:
-    """The lines of a page's indented blocks, those that end in a backslash with the next."""
+    """The lines of a page's indented blocks; a line that ends in a backslash is joined to the next."""
     text = re.sub(r"\\\n *", "", unfenced(page))
     return [line.strip() for line in re.findall(r"^ {4}(.*)$", text, re.MULTILINE)]
 
 
 def spans(page: Path) -> list[str]:
-    """What stands between backquotes in a page's text."""
+    """The spans in backquotes in a page's text."""
     text = re.sub(r"^ {4}.*$", "", unfenced(page), flags=re.MULTILINE)
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
 def commands() -> list[Command]:
-    """All of them, once each."""
+    """All commands of all pages, once each."""
     found = {}
     for page in PAGES:
         for short, lines in ((False, blocks(page)), (True, spans(page))):

@@ -14,7 +14,7 @@ class _Stopped(BaseException):
 
 
 def commands() -> dict[str, Path]:
-    """What is called, such as `python -m safeeraser.report`, and its file."""
+    """Each command, such as `python -m safeeraser.report`, with its file."""
     files = [file for file in sorted(ROOT.glob("*.py"), reverse=True) if file.name != "setup.py"]
     scripts = {f"python {file.name}": file for file in files}
     found = {}
@@ -27,13 +27,13 @@ def commands() -> dict[str, Path]:
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
-    """The parser that a command builds; forget.py has none, its keys are the page's."""
+    """The parser that a command builds. forget.py has none, because its config file has its keys."""
     read = argparse.ArgumentParser.parse_known_args
 
     def stop(parser, *given, **more):
         if parser.add_help:
             raise _Stopped(parser)
-        return read(parser, *given, **more)  # which only takes out what must not stay on the command line
+        return read(parser, *given, **more)  # it only removes words that must not stay on the command line
 
     words = command.split()[1:]
     places = [str((ROOT / words[0]).parent), *sys.path]
@@ -51,6 +51,6 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parsers of a command's actions (`merge`), by name; empty where it has none."""
+    """The parsers of a command's actions (such as `merge`) by name; empty if it has none."""
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(groups[0].choices) if groups else {}

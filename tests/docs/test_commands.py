@@ -1,4 +1,4 @@
-"""Each command in the documents is one that its parser takes: in a block with all its words, in a text its options."""
+"""Each command in the documents is accepted by its parser: all its words in a block, its options in a text."""
 
 import copy
 import re
@@ -19,10 +19,10 @@ from .pages import PAGES, ROOT, Command, commands, spans
 
 pytestmark = pytest.mark.slow
 
-# The commands of these pages need the files that they show, and are run with them by a test of their own.
+# The commands of these pages need files that the pages show. tests/test_developing.py runs them with these files.
 SHOWN = ("docs/guides/add-a-method-a-family-a-judge.md", "safeeraser/README.md")
 COMMANDS = [command for command in commands() if command.page not in SHOWN]
-# What these scripts put before the words they are given, as (command, words).
+# The command that each script runs, and the words that it puts before the script's own, as (command, words).
 WRAPPED = read_beside(__file__, "cases.yaml")["wrapped"]
 ANYWHERE = {"OMP_NUM_THREADS", "OPENAI_API_KEY", "HF_TOKEN", "LMMS_PYTHON"}
 
@@ -48,11 +48,11 @@ def parse(command: str, words: list[str], short: bool) -> None:
 
 def compose(words: list[str], short: bool) -> None:
     """Compose the settings that the words ask for, and check them."""
-    if short or "release.yaml" in words:  # which is somebody else's file, and run by unlearn/test_settings.py
+    if short or "release.yaml" in words:  # the release's file, which unlearn/test_settings.py runs
         keys = {re.split(r"[.=]", word)[0] for word in words if re.match(r"\w+(\.\w+)*=", word)}
         assert keys <= Settings.model_fields.keys()
         return
-    # Where no model lies that could tell its family.
+    # No model is there whose family could be found out, so name one.
     if any(word.startswith("model_path=") or word == "mini" for word in words):
         words = ["model_family=llava-1.5-7b", *words]
     done = run("forget", *words, "--cfg", "job")
@@ -61,10 +61,10 @@ def compose(words: list[str], short: bool) -> None:
 
 
 def check_python(words: list[str], short: bool) -> None:
-    """`python` and what follows it."""
+    """Check the words after `python`."""
     place = 2 if words[0] == "-m" else 1
     name, rest = " ".join(words[:place]), words[place:]
-    if name.startswith(("benchmarks/", "scripts/")):  # which import what lies beside them, or take no options
+    if name.startswith(("benchmarks/", "scripts/")):  # they import neighbouring files, or take no options
         text = (ROOT / name).read_text()
         assert {word for word in rest if word.startswith("--") and f'"{word}"' not in text} == set()
         return
@@ -72,7 +72,7 @@ def check_python(words: list[str], short: bool) -> None:
 
 
 def check_bash(script: str, words: list[str], short: bool) -> None:
-    """`bash` and what follows it."""
+    """Check the words after `bash`."""
     file = ROOT / script
     subprocess.run(["bash", "-n", str(file)], check=True)
     if file.name == "forget_lora.bash":
@@ -80,14 +80,14 @@ def check_bash(script: str, words: list[str], short: bool) -> None:
     elif file.name in WRAPPED:
         command, before = WRAPPED[file.name]
         parse(command, before + words[file.name in ("eval.bash", "infer.bash") :], short)
-    elif file.name != "test.bash":  # whose words are pytest's
-        own = words[: words.index("--")] if "--" in words else words  # what follows is Snakemake's
+    elif file.name != "test.bash":  # its words go to pytest
+        own = words[: words.index("--")] if "--" in words else words  # words after -- go to Snakemake
         assert [word for word in own if word.partition("=")[0] not in reached(file)] == []
 
 
 @cache
 def reached(script: Path) -> str:
-    """The text of a script, and of the parser of the module that it runs."""
+    """The text of a script, and the options of the commands that it runs."""
     text = script.read_text()
     called = re.findall(r"python (?:-m safeeraser[\w.]*|workflow/door.py)", text)
     return text + "".join(str(sorted(known_options(command))) for command in called)
@@ -113,7 +113,7 @@ def test_the_parser_takes_it(command: Command):
 
 
 def check_variables(variables: dict[str, str], script: Path) -> None:
-    """A script reads the variables that stand before it, and says so."""
+    """Check that a script names the variables that are set before it."""
     text = script.read_text()
     if "reproduce.bash" in text:  # a wrapper
         text += (ROOT / "scripts" / "reproduce.bash").read_text()
@@ -124,7 +124,7 @@ def check_variables(variables: dict[str, str], script: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_options_and_keys_in_the_text_are_there(page):
-    """`--only` and `lr=1e-4`, wherever they are spoken of."""
+    """Such as `--only` and `lr=1e-4`, in backquotes anywhere in a text."""
     every = set().union(*(known_options(command) for command in parsers.commands() if command != "python forget.py"))
     scripts = [file for folder in ("benchmarks", "scripts") for file in (ROOT / folder).rglob("*.*[hy]")]
     every |= {"--config-dir", "--config-name"}  # Hydra's

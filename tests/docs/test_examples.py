@@ -1,5 +1,5 @@
-"""What guides and references show can be used as it stands there: the Python and the files of docs/guides/train.md and
-audit.md, the tables of docs/reference/engines.md, the families, keys and file of docs/reference/models.md."""
+"""Guides and references hold as printed: the Python and the files of docs/guides/train.md and audit.md, the tables of
+docs/reference/engines.md, the families, keys and file of docs/reference/models.md."""
 
 import json
 import re
@@ -24,14 +24,14 @@ MODELS = PAGES["reference/models"]
 
 
 def printed(words, cwd):
-    """What a dry run prints, its config files found from anywhere."""
+    """The lines that a dry run prints in folder `cwd`, with the config files of this project."""
     words = (re.sub(r"=config/", f"={ROOT}/config/", word) for word in words)
     return ran("forget", *words, cwd=cwd).stdout.splitlines()
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with the benchmark, and the tiny model and data where the mini benchmark has its own."""
+    """A working directory with the recorded data and, in the places of the mini benchmark, with data and tiny model."""
     shutil.copytree(RECORDED / "dataset", tmp_path / "dataset")
     shutil.copytree(RECORDED / "dataset", tmp_path / "dataset" / "mini")
     shutil.copytree(MODEL, tmp_path / "dataset" / "mini" / "base_model")
@@ -52,7 +52,7 @@ def test_the_python_of_training(folder, capsys):
 
 
 def write_7b(folder):
-    """LLaVA-1.5-7B without weights: its own numbers, beside the tiny model's words, and data that fill its rows."""
+    """Write LLaVA-1.5-7B without weights: its sizes, the tiny model's tokenizer, and data that fill its rows."""
     model = shutil.copytree(MODEL, folder / "models" / "llava-1.5-7b", ignore=shutil.ignore_patterns("*.safetensors"))
     place = load_config(str(MODEL)).image_token_id
     write_json(model / "config.json", architecture("7b").to_dict() | {"image_token_id": place})
@@ -67,7 +67,7 @@ def write_7b(folder):
 
 @pytest.mark.slow
 def test_the_tables_of_engines(folder):
-    """LLaVA-1.5-7B on the default engine and on a card of 24 GiB, though neither weights nor such a card are here."""
+    """For LLaVA-1.5-7B on the default engine and on a GPU of 24 GiB; the test needs neither weights nor GPU."""
     write_7b(folder)
     counted, fits = re.findall(r"^ {4}(?:bash|python) \S*forget\S* (.*)$", PAGES["reference/engines"], re.MULTILINE)
     totals = [line.split()[1] for line in printed(shlex.split(counted), folder) if line.split()[:1] == ["total"]]
@@ -78,7 +78,7 @@ def test_the_tables_of_engines(folder):
 
 @pytest.mark.slow
 def test_the_files_and_the_python_of_audits(folder, capsys):
-    """On the recorded data and the tiny model, after three steps; the second attacker has the page's instructions."""
+    """With recorded data and the tiny model. Attackers take three steps, the second on the page's instructions."""
     (folder / "dataset" / "instructions").mkdir()
     (folder / "dataset" / "instructions" / "dolly.jsonl").write_text(json.dumps(json.loads(BLOCKS["json"])))
     (folder / "my").mkdir()

@@ -1,5 +1,5 @@
-"""docs/tutorials/llava-7b.md: the first hour and the laptop path, their commands as they stand there, without GPU and
-hub: the one on the tiny model, the other's four scripts on a tiny SmolVLM."""
+"""The commands of docs/tutorials/llava-7b.md, as printed, work without GPU and hub: the first hour on the tiny model,
+and the four scripts of the laptop path on a tiny SmolVLM."""
 
 import os
 import re
@@ -16,23 +16,23 @@ from safeeraser.benchmark.files import read_json
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("engines")]
 
 PAGE = (ROOT / "docs" / "tutorials" / "llava-7b.md").read_text(encoding="utf-8")
-ON_CPUS = {  # what each script is given besides; the self-test has tests of its own
+ON_CPUS = {  # further words for each script; the self-test has tests of its own
     "scripts/forget_lora.bash": f"model_path={MODEL} data_path={TRAIN} workers=0 gradient_accumulation_steps=1"
     " dtype=bfloat16",
     "ckpt_infer.py": f"--model_path {MODEL} --eval_file {VAL} --max_new_tokens 4",
     "safeeraser.model": f"--model_path {MODEL}",
 }
-FEW = (  # what keeps each short, beside the tiny model
+FEW = (  # further words for each command: they keep it short, the first with a tiny model
     f"model_path={Recorded('smolvlm').path} max_train_steps=1 gradient_accumulation_steps=2 limit=1 workers=0",
     "--limit 1 --max_new_tokens 24 --categories HateSpeech,Privacy",
     "--max_blank 1",
-    # The training split is asked about, since it alone has a record of each category beside the one held out.
+    # The audit relearns on the first record of each category. Only the training split has others to ask about.
     "all --relearn few.yaml --limit 1 --max_new_tokens 8 --max_blank 1 --val_file dataset/all_train.json",
 )
 
 
 def commands(behind, start=r"\S"):
-    """The commands of the section that these words end the head of."""
+    """The commands of the section whose heading ends in `behind`."""
     return re.findall(rf"^ {{4}}({start}.*)$", PAGE.partition(f"{behind}\n")[2].partition("\n## ")[0], re.MULTILINE)
 
 

@@ -1,7 +1,7 @@
 """Each figure in a table of docs/results/, and each interval in its text, is in a data file that the page names.
 
-Each table of the mini benchmark there is made from its CSV file, and those from runs. The rule by which steps and rates
-were chosen gives the ones of config/mini.yaml.
+Each table of the mini benchmark is made from its CSV file, and the CSV files are made from runs. The rule for steps and
+learning rates gives the values in config/mini.yaml.
 """
 
 import csv
@@ -50,7 +50,7 @@ SETTINGS = [("mini_settings", "tiny", 22, [5e-4, 1e-3, 2e-3, 4e-3]), ("mini_smal
 
 @pytest.mark.parametrize(("name", "size", "methods", "rates"), SETTINGS)
 def test_readers_see_how_steps_and_rate_were_chosen(name, size, methods, rates):
-    # Each method has been run as often as any other, at the same rates, and the page has what the rule takes.
+    # Each method was run at the same rates, and config/mini.yaml has the rate and the steps that the rule chooses.
     of = {}
     for row in SCRIPT.read(name):
         of.setdefault(row["method"], []).append(row)
@@ -63,7 +63,7 @@ def test_readers_see_how_steps_and_rate_were_chosen(name, size, methods, rates):
 
 
 def test_what_was_measured_bears_what_controls_are_for():
-    """Vanilla prefers the true answer to another, and a model that never knew does so less."""
+    """Vanilla prefers the true answer to another, and a model that never knew it does so less."""
     rows = [row for row in SCRIPT.read("mini_small_audit") if (row["metric"], row["relative"]) == ("gap", "")]
     gaps = {row["subject"]: (float(row["low"]), float(row["high"])) for row in rows}
     assert 0 < gaps["never_knew"][0] < gaps["never_knew"][1] < gaps["vanilla"][0]
@@ -84,7 +84,7 @@ def test_the_files_are_made_from_runs(tmp_path, capsys):
 
 
 def holds(cells: list[str], shown: tuple[str, ...]) -> bool:
-    """Whether a line has these numbers, one after another, as shares or in per cent, as they are rounded."""
+    """Whether a line has the numbers `shown` in sequence, as shares or in per cent, within their rounding."""
     numbers, parts = [float(cell) for cell in cells if NUMBER.fullmatch(cell)], [each.partition("e") for each in shown]
     off = [0.51 * 10 ** (int(power or 0) - len(digits.partition(".")[2])) for digits, _, power in parts]
     runs = [numbers[start : start + len(shown)] for start in range(len(numbers) - len(shown) + 1)]
@@ -94,13 +94,13 @@ def holds(cells: list[str], shown: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
 def test_each_figure_is_in_a_data_file(page):
-    """A row's figures are in lines with its title, if there are any. Those of audits: see above."""
+    """A row's figures are in lines with its title, if any line has it. A test above checks audit tables."""
     text = page.read_text(encoding="utf-8")
     names = set(re.findall(r"\]\((\w+\.csv)\)", text))
     lines = [line for name in names for line in csv.reader((page.parent / name).open(encoding="utf-8"))]
     shown = [("its text", INTERVAL.findall(prose(page)), lines)]
     text = re.sub(rf"^\| (?:{'|'.join(SCRIPT.AUDIT_TABLES)}) \|.*\n(?:\|.*\n)+", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^.*\n\|[ |-]+\|$", "", text, flags=re.MULTILINE)  # without heads
+    text = re.sub(r"^.*\n\|[ |-]+\|$", "", text, flags=re.MULTILINE)  # without table heads
     for title, cells in re.findall(r"^\| ?(.*?) ?\|(.*)\|$", text, re.MULTILINE):
         near = [line for line in lines if title.strip("`").lower() in [cell.lower() for cell in line]] or lines
         numbers = [(each,) for each in NUMBER.findall(INTERVAL.sub("", cells))]

@@ -1,5 +1,5 @@
-"""What the pages say: what they refer to is there, README.md and the site lead to all of them, and they are understood
-at the first reading, as messages are: short sentences, and none of the words that mislead."""
+"""The pages refer to files that exist, and README.md and the site lead to every page. Pages are plain to read: they
+have short sentences. Neither pages nor messages have words that mislead."""
 
 import ast
 import re
@@ -58,7 +58,7 @@ def test_sentences_are_short_and_plain(page):
 
 
 def messages(call: ast.Call) -> list[str]:
-    """The texts of a call that a user is shown: what is raised or logged, and help."""
+    """The texts in a call that a user may read: errors, log lines, prints and help."""
     shown = [*call.args] if getattr(call.func, "id", getattr(call.func, "attr", "")) in SPEAKS else []
     shown += [each.value for each in call.keywords if each.arg in ("help", "description")]
     parts = [getattr(each, "value", None) for part in shown for each in ast.walk(part)]

@@ -1,4 +1,4 @@
-"""Attacks on pictures, words, system text and by example: what each makes of a request, by seed and record alone."""
+"""Attacks on pictures, words and system text, and by examples: each changes a request by seed and record alone."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ QUESTION = "What is {this} thing for, and why?"
 
 @pytest.fixture
 def picture():
-    """A picture with something in it, not square."""
+    """A picture that is neither plain nor square."""
     values = np.add.outer(np.arange(90) * 2, np.arange(60) * 3)[..., None] + np.array([0, 40, 80])
     return Image.fromarray((values % 256).astype(np.uint8))
 
@@ -138,7 +138,7 @@ def test_a_question_is_reworded_from_a_file_beside_the_data(data):
 
 @pytest.mark.parametrize(("name", "count"), [("in_context_1", 1), ("in_context_4", 4)])
 def test_answered_questions_of_other_keywords_stand_before_the_question(tmp_path, name, count):
-    """Of all categories, and with an answer that is not blank."""
+    """The examples come from all categories, and their answers are not blank."""
     values = [record(number, keyword=keyword) for number, keyword in enumerate(("one", "two", "one", "three"))]
     for number, value in enumerate(values):
         for n, each in enumerate(value["unsafe_pairs"]):

@@ -1,4 +1,4 @@
-"""ckpt_infer.py on the tiny model: the recorded responses, sameness whatever is asked beside, records, refusals."""
+"""ckpt_infer.py on the tiny model: the recorded responses, forms of the adapter, records of runs, refused options."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def answers(out, **more):
 
 
 def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them(tmp_path):
-    """The other views are asked beside them; of every batch size: tests/invariants."""
+    """Other views are asked at the same time. tests/invariants tests the same with several batch sizes."""
     out = tmp_path / "p.json"
     words = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--greedy", "--max_new_tokens", 16)
     words += ("--checkpoint_path", CHECKPOINT, "--loss_type", "popd", "--image_free", "--swap_pictures")
@@ -94,7 +94,7 @@ def test_a_model_that_was_merged_says_by_what(tmp_path):
 
 
 def test_a_prompt_longer_than_the_context_is_named_and_the_rest_answered(tmp_path, caplog):
-    """20,000 words for 1,024 tokens. What was not answered, or not asked, is reported as null."""
+    """The prompt has 20,000 words, the context 1,024 tokens. Fields that were not answered, or not asked, are null."""
     long = record(1, "Sex")
     long["unsafe_pairs"][2]["question"] = " ".join(["Zulu"] * 20_000)
     data, out = write_dataset(tmp_path / "data", record(0), long), tmp_path / "p.json"
@@ -120,7 +120,7 @@ def places(tmp_path_factory):
         (folder / name).mkdir(parents=True)
     (folder / "adapter/adapter_model.safetensors").touch()
     shutil.copy(VAL, folder / "data")
-    (folder / "blocked.run.json").symlink_to("blocked.run.json")  # a link in a circle
+    (folder / "blocked.run.json").symlink_to("blocked.run.json")  # a link to itself
     return folder
 
 

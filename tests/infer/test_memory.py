@@ -1,4 +1,4 @@
-"""Where memory runs short: how many responses begin, by hand, and that fewer go on to the same answers."""
+"""If memory is short: how many responses begin, computed by hand, and that fewer at a time give the same answers."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def requests(monkeypatch):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Memory for a number of rows; what more of them meet is what torch itself raises."""
+    """Limit memory to a number of rows, after some reads; for more rows, torch itself raises its error."""
     read = Context.read
 
     def limit(rows, after=0):
@@ -55,7 +55,7 @@ def answers(engine, requests):
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_quarter_fewer_until_they_fit(vlm, requests, short, caplog, monkeypatch, after):
-    """At the first rows or in the middle of a response: nothing is lost, nothing given twice, all said as it is."""
+    """At the first rows or in the middle of a response: no answer is lost, given twice or changed."""
     generation = Generation(max_new_tokens=8)
     whole = answers(Engine(vlm, generation, 4), requests)
     monkeypatch.setattr(engines, "MOST", 32)
@@ -77,12 +77,12 @@ def test_what_cannot_be_helped_is_refused(vlm, requests, short, monkeypatch):
 
 
 def test_where_a_gpu_begins(tmp_path, requests, monkeypatch):
-    """The real 7B beside what a card of 24, 48 and 80 GB has left: by its free memory, not by all of it."""
+    """The real 7B model, with the free memory of cards of 24, 48 and 80 GB: their total memory does not count."""
     config = architecture("7b")
     model = SimpleNamespace(config=config, dtype=torch.bfloat16, device=torch.device("cuda", 1))
     for file in MODEL.glob("*.json"):
         shutil.copy(file, tmp_path)
-    seen = json.loads((tmp_path / "config.json").read_text())  # the tiny model's words, the real one's pictures
+    seen = json.loads((tmp_path / "config.json").read_text())  # the tiny model's tokenizer, the real one's picture size
     seen["vision_config"] |= {"image_size": 336, "patch_size": 14}
     write_json(tmp_path / "config.json", seen)
     pictures = json.loads((tmp_path / "preprocessor_config.json").read_text())

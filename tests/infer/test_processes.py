@@ -12,7 +12,7 @@ GIVEN = (*GIVEN, "--checkpoint_path", CHECKPOINT)
 
 
 def test_killed_together_and_gone_on_with_by_one(launch, tmp_path):
-    """Each process has kept its own part; another number of processes takes both over."""
+    """Each process has saved its own part; a run with another number of processes resumes both."""
     (folder := tmp_path / "out").mkdir()
     out, alone = folder / "p.json", tmp_path / "alone.json"
     parts = [folder / "p.json.partial.jsonl", folder / "p.json.partial.1.jsonl"]
@@ -27,7 +27,7 @@ def test_killed_together_and_gone_on_with_by_one(launch, tmp_path):
 
 
 def test_two_processes_that_learn_an_attack_give_the_output_of_one(launch, tmp_path):
-    """To the bit what one process answers in other batches."""
+    """To the bit the output of one process with another batch size."""
     given = ("--eval_file", TRAIN, "--attack", "refusal_direction", "--skip", 1, "--only", "forget", "--limit", 1)
     (folder := tmp_path / "out").mkdir()
     one, two = tmp_path / "one.json", folder / "two.json"
@@ -41,7 +41,7 @@ def test_two_processes_that_learn_an_attack_give_the_output_of_one(launch, tmp_p
 
 @pytest.mark.parametrize("name", ["typography", "suffix", "told", "soft_prompt", "refusal_direction", "pgd", "pruned"])
 def test_an_attacked_run_that_was_stopped_resumes_to_the_same_answers(tmp_path, name):
-    """What is learned or drawn depends on the seed and the records alone, whatever is left to be answered."""
+    """What an attack learns or draws depends on the seed and the records, not on the responses that are left."""
     given = ("--eval_file", TRAIN, "--skip", 1, "--limit", 1, "--categories", "Sex,Weapon")
     given += ("--only", "forget,decoupled")
     paths = {kind: tmp_path / f"{kind}.json" for kind in ("plain", "whole", "out")}

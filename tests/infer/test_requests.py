@@ -1,4 +1,4 @@
-"""Each view asks what the release asks, in its order and under keys of its own; each answer lands in its field."""
+"""The requests of each view, in the release's order and under keys of their own; each answer lands in its field."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_crossed_views_show_another_picture_or_none(tmp_path):
     filled = predictions(data, swapped, {r.key: f"said {r.key}" for r in swapped})
     assert [value["SwappedImage_path"] for value in filled] == ["pdset/Sex/2.jpg"] * 2 + ["pdset/Weapon/0.jpg"]
     assert filled[2]["unsafe_pairs"][1]["swapped_response"] == "said 2/unsafe_pairs/1/swapped_response"
-    one = read_records(write_dataset(tmp_path, record(0), record(0), record(2)))  # of one category: the next other
+    one = read_records(write_dataset(tmp_path, record(0), record(0), record(2)))  # one category: the next other picture
     assert [swap_partner(one, index) for index in range(3)] == [2, 2, 0]
     with pytest.raises(BadInput, match="all records have the same benign picture"):
         swap_partner(read_records(write_dataset(tmp_path, record(0), record(0))), 0)
@@ -108,7 +108,7 @@ def test_predictions_hold_each_answer_and_keep_every_other_field(data):
 
 
 def test_what_was_not_asked_or_not_answered_is_null(data):
-    """The data file holds the vanilla model's answers there, which must not pass for this model's."""
+    """In these fields the data file holds the vanilla model's answers, which must not pass for this model's."""
     requests = build_requests(data, Selection(views=("decoupled",)))
     filled = predictions(data, requests, {r.key: "D" for r in requests if r.record == 0})
     pairs = [pair for value in filled for pair in value["unsafe_pairs"]]

@@ -19,7 +19,7 @@ SETTINGS = {"model_path": "m", "top_p": 0.9}
 
 
 def keep(folder, *pairs, process=0, settings=SETTINGS, **more):
-    """Add responses to a run's partial file, as a process does that ends then."""
+    """Add responses to a run's partial file, like a process that ends after that."""
     partial = Partial(folder / "out.json", settings, process, **more)
     partial.add(pairs)
     partial.close()
@@ -42,7 +42,7 @@ def test_the_partial_files_of_all_processes_are_read_and_removed_together(tmp_pa
 
 @pytest.mark.slow
 def test_a_run_that_found_its_batch_size_resumes_with_it(tmp_path, monkeypatch):
-    """Of the last responses, and of several processes the smallest; a size that was given holds."""
+    """It is the last batch size or, of several processes, the smallest last one. A given size takes precedence."""
     monkeypatch.chdir(RECORDED)
     begun = {"settings": settings_of(options_of(arguments().keywords(GIVEN | {"output_file": tmp_path})))}
     for process, sizes in ((0, (9, 7)), (1, (11,))):
@@ -113,7 +113,7 @@ def test_a_finished_run_is_passed_over_and_any_other_setting_named(tmp_path, mon
         for file, said in (("p.json", "exists, made with"), ("q.json", "begun with")):
             with pytest.raises(BadInput, match=f"{said} {key.removesuffix('_path')}="):
                 infer(**GIVEN | {key: value}, output_file=tmp_path / file)
-    # What was kept goes into the output, and the rest is as in an undisturbed run.
+    # Saved responses go into the output, and the others are as in an undisturbed run.
     infer(**GIVEN, output_file=tmp_path / "q.json", batch_size=3)
     expected = json.loads(text)
     expected[3]["UnharmPair_image1"]["Prediction"] = "as it was"
@@ -133,7 +133,7 @@ def test_pictures_that_cannot_be_read_leave_out_their_responses_until_they_are_m
     lost.unlink()
     server = serve(lambda number, _: (200, {}, f"answer {number}"))
     given = ("--backend", "openai", "--base_url", server.url, "--model_path", "m", "--eval_file", data)
-    for _ in range(2):  # nothing is asked again
+    for _ in range(2):  # the second run asks nothing again
         done = run("ckpt_infer", *given, "--output_file", out)
         assert done.returncode == 3
         assert done.stderr.strip().splitlines()[-3:-1] == [

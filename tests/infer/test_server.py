@@ -1,4 +1,4 @@
-"""A server that speaks chat completions: what it is sent, what each of its faults costs, and that it answers alike."""
+"""A server of chat completions: the requests that it gets, the cost of its faults, and that it answers alike."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ def asked(body):
 
 @contextmanager
 def served(model, log):
-    """The address of `transformers serve` with a model, whose output goes to `log`."""
+    """Run `transformers serve` with a model and yield its address; its output goes to `log`."""
     with socket.socket() as probe:  # a port that nobody listens on
         probe.bind(("127.0.0.1", 0))
         address = ("127.0.0.1", str(probe.getsockname()[1]))
@@ -59,7 +59,7 @@ def served(model, log):
         process = subprocess.Popen(call, stdout=output, stderr=subprocess.STDOUT)
     try:
         health = None
-        while not health:  # by then the model is loaded
+        while not health:  # it answers once the model is loaded
             assert process.poll() is None, log.read_text()[-2000:]
             time.sleep(0.2)
             with suppress(OSError):
@@ -178,6 +178,6 @@ def test_a_server_that_falls_silent_is_given_up_and_asked_only_for_the_rest_late
     server.stopped.set()
     monkeypatch.setattr(server_module, "TIMEOUT", 60)
     assert infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data).returncode == 0
-    # By what is asked: on a busy machine a call that was given up may still come in.
+    # Compared by content: on a busy machine, a call that was given up may still arrive.
     first, rest = ({str(body) for *_, body in of} for of in (server.requests[:10], server.requests[before:]))
     assert len(rest) == 30 and not first & rest

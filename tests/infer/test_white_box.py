@@ -22,7 +22,7 @@ SELECTION = Selection(("forget", "decoupled", "retain"), ("Sex", "Weapon"), skip
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """Fewer steps, and the recorded data, whose paths are relative to their folder."""
+    """Take fewer steps, in the folder that the paths in the recorded data are relative to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradients, "PROMPT_STEPS", 25)
         patch.setattr(gradients, "PICTURE_STEPS", 9)
@@ -71,7 +71,7 @@ def test_loras_factors_alone_are_clipped_or_pruned(name):
 
 
 def written(vlm, row):
-    """What each layer and its two parts write for a row."""
+    """The outputs for a row, layer by layer: of the attention, of the MLP, and of the layer itself."""
     kept = []
 
     def after(_, given, made):
@@ -88,7 +88,7 @@ def written(vlm, row):
 
 
 def test_nothing_is_written_in_the_direction_that_harmful_prompts_differ_in(plain, known):
-    """Of the two layers' directions the one without which the model's own replies are least likely: the second's."""
+    """The attack takes the second layer's direction: removing it makes the model's own replies least likely."""
     rows = {True: [], False: []}
     for number, each in enumerate(known.held_out.records):
         for harmful, questions in (
@@ -144,7 +144,7 @@ def test_pgd_stays_within_its_bound_and_leads_to_the_records_answers(plain, know
     mean, deviation = (np.array(each)[:, None, None] for each in (shape.image_mean, shape.image_std))
 
     def levels(picture):
-        """What the processor makes of a picture, as whole numbers of 0 to 255."""
+        """The processor's output for a picture, converted back to the scale of 0 to 255."""
         return (plain.preprocessor.show(picture).inputs["pixel_values"][0].numpy() * deviation + mean) * 255
 
     for request, own in zip(requests, asked, strict=True):

@@ -1,4 +1,4 @@
-"""What the tests of judges share: queries, a judge behind a server, and asking in this process."""
+"""Helpers of the judges' tests: queries, a judge behind a server, and asking in this process."""
 
 import json
 
@@ -8,33 +8,33 @@ from safeeraser.judge.panel import Panel
 from safeeraser.score.options import arguments
 
 FIELDS = {"asr": "model_response1", "rr": "model_response1", "sarr": "sd_response", "gpt": "Prediction"}
-TRUTH = ["unsafe", "normal", "normal", 0.5]  # what `scoring.good` says to a record's `queries`
+TRUTH = ["unsafe", "normal", "normal", 0.5]  # the verdicts by `scoring.good` on a record's `queries`
 
 
 def query(metric="asr", response="A lamp is lit.", number=0, **more):
-    """A question about the response of a record of its own."""
+    """A query about a response; its number is the number of its record."""
     where = {"place": "UnharmPair_text1" if metric == "gpt" else 0, "field": FIELDS[metric], "number": number}
     texts = {"question": "What is it?", "response": response, "reference": "A lamp." if metric == "gpt" else ""}
     return Query(metric, number, **{"category": "Weapon"} | where | texts | more)
 
 
 def queries(count=1):
-    """Of so many records one query a metric, each about a text of its own."""
+    """One query per metric for each of `count` records, each about another text."""
     return [query(metric, f"{metric} {n} is lit.", n) for n in range(count) for metric in FIELDS]
 
 
 def judging(folder, server=None, name="openai", model=None, **more):
-    """Who judges: a model behind `server`, or one of the others."""
+    """A judging by a model behind `server` or, without one, by another judge."""
     return Judging(judge=Choice(name, model, server and server.url), **{"store": folder / "store.jsonl"} | more)
 
 
 def parsed(*words):
-    """What eval_all.py's words say of judges."""
+    """The judging that these command-line words of eval_all.py describe."""
     return make_judging(vars(arguments().parse_args([*map(str, words)])))
 
 
 def ask(given, asked):
-    """The judges of a run, and what they say."""
+    """The panel of a run's judges, and their verdicts."""
     panel = Panel(given)
     return panel, panel.ask(asked)
 

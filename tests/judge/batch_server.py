@@ -1,4 +1,4 @@
-"""A real HTTP server on the loopback with files and batches, as OpenAI's."""
+"""A real HTTP server on the loopback interface, with files and batches like OpenAI's."""
 
 import email
 import json
@@ -8,14 +8,14 @@ from chat_server import Loopback, Quiet, completion
 
 
 class BatchServer(Loopback):
-    """Its batches end when they are looked at for the second time.
+    """A server whose batches end when a client looks at them for the second time.
 
-    `answer(prompt)` is a reply, a status that is none, or None: no answer before the batch ended.
+    `answer(prompt)` is a reply, the HTTP status of an error, or None: the batch ended without an answer.
 
     Attributes:
-        end, errors: the status in which a batch ends, and what is said to be wrong with it.
-        refuse: the status that every request gets, and the error's code.
-        lose: how many answers to the making of a batch get lost; the batch is made.
+        end, errors: the status in which a batch ends, and its list of errors.
+        refuse: the status and the error code that every request gets; None: no request is refused.
+        lose: how many answers to the creation of a batch get lost, although the batch is created.
     """
 
     def __init__(self, answer):
@@ -69,7 +69,7 @@ class BatchServer(Loopback):
         return {"id": name, "object": "file", "bytes": len(data), "created_at": 0, "filename": "f", "purpose": "batch"}
 
     def asked(self, name):
-        """The lines of a batch."""
+        """The requests of a batch."""
         return [json.loads(line) for line in self.uploads[self.batches[name]["input_file_id"]].splitlines()]
 
     def create(self, body):
@@ -105,7 +105,7 @@ class BatchServer(Loopback):
         return files | {"status": self.end, "errors": self.errors and {"object": "list", "data": self.errors}}
 
     def line(self, key, given):
-        """What a file of answers holds of a request."""
+        """The line about a request in a file of answers."""
         status, body = given, {"error": {"message": "server words"}}
         if isinstance(given, str):
             status, body = 200, json.loads(completion(given))

@@ -1,11 +1,11 @@
-"""What holds for every test of judges: faster clocks, and nothing of this machine's certificates and cache."""
+"""For every test of judges: shorter pauses, and neither this machine's certificates nor its cache."""
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
-    """Retries and looks without their pauses; a client that reads no certificates, since no server here has one."""
+    """Shorten the pauses before retries and looks; clients read no certificates, because no server here has one."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.002)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
     monkeypatch.setattr("safeeraser.judge.served.TIMEOUT", 2.0)

@@ -1,4 +1,4 @@
-"""Judging through the Batch API, against a real HTTP server on the loopback that has one: nothing is paid for twice."""
+"""Judging through the Batch API of a real HTTP server on the loopback interface: nothing is paid for twice."""
 
 import json
 import re
@@ -30,12 +30,12 @@ def judge(folder, server, asked, **more):
 
 
 def notes(folder):
-    """The submissions that are written down."""
+    """The stored notes of submitted batches."""
     return [json.loads(path.read_text()) for path in folder.glob("store.jsonl.batch-*.json")]
 
 
 def stopped_at(folder, server, asked, step="look", made=True):
-    """A run that Ctrl-C reaches at a step of the server's, which is taken or not; what came of it is not told."""
+    """Interrupt a run by Ctrl-C at a step of the server, which takes it if `made`; the run does not learn whether."""
     take = getattr(server, step)
 
     def interrupt(*of):
@@ -55,7 +55,7 @@ def test_a_run_in_a_batch_is_the_same_as_one_without(tmp_path, server, serve, ca
     other.mkdir()
     asked = [*queries(4), query(response="asr 0 is lit.", number=9)]  # one is asked twice
     _, expected = ask(judging(other, plain, extra_body=extra), asked)
-    server.lose = 1  # the answer to the making of the batch, which is not made again
+    server.lose = 1  # the answer to the creation of the batch, which is not repeated
     found, panel = judge(tmp_path, server, asked, extra_body=extra)
     assert found == words(expected) == [*TRUTH * 4, "unsafe"] and len(server.batches) == 1
     lines = server.asked("batch_0")

@@ -1,7 +1,7 @@
-"""What comes of each fault of a judge's server, through the command that a user runs, and of a run that is killed.
+"""The effects of each fault of a judge's server, and of killing a run, through the command that a user runs.
 
-One real HTTP server, one response a fault: whether the call is tried again, what the verdict is under either protocol,
-what the figures make of it, and whether the next run asks again.
+Each fault of a real HTTP server meets one response. The tests check whether the call is retried, the verdict under
+either protocol, the effect on the figures, and whether the next run asks again.
 """
 
 import json
@@ -14,7 +14,7 @@ from chat_server import CLOSE, HANG, NO_COMPLETION, completion
 from helpers import read_beside
 from scoring import KEY, good, outputs, predicted, record, run_eval, start_eval, write_files
 
-# Errors have a header in a form that the official client reads too, so that no test waits whole seconds.
+# HTTP errors that are retried have a header that the official client also reads, so no test waits for seconds.
 WAYS = {
     "CLOSE": (200, {}, CLOSE),
     "HANG": (200, {}, HANG),
@@ -25,7 +25,7 @@ WAYS = {
 }
 FAULTS, FAILED = read_beside(__file__, "faults.yaml").values()
 SAFE = [f"is fine {n}" for n in range(5)]
-FINE = [*SAFE, *(f"finds harm {n}" for n in range(6))]  # 36 in all, as many as three records have
+FINE = [*SAFE, *(f"finds harm {n}" for n in range(6))]  # with the faults 36 responses, as many as three records have
 FIGURES = {
     "official": {"value": 17 / 36, "n": 36, "failed": 7, "unparsed": 2, "declined": 3, "differ": 4},
     "corrected": {"value": 15 / 20, "n": 20, "failed": 7, "unparsed": 5, "declined": 4, "differ": 0},
@@ -33,7 +33,7 @@ FIGURES = {
 
 
 def write(folder, responses, out="out"):
-    """The options for three records whose responses to harmful questions these are."""
+    """The options for three records with these responses to the harmful questions."""
     records, texts = [record(number) for number in range(3)], iter(responses)
     values = [predicted(value, f"Text {number}") for number, value in enumerate(records)]
     for value in values:
@@ -77,7 +77,7 @@ def test_each_fault_is_tried_again_told_and_counted_as_the_protocol_says(tmp_pat
     assert calls == dict.fromkeys(FINE, 1) | {name: row[2] for name, row in FAULTS.items()}
     note = next(line for line in run.stderr.splitlines() if "judge calls failed" in line)
     assert set(note.partition("(")[2].rpartition(");")[0].split(", ")) == set(FAILED)
-    # The summary withholds the figure, past --max_failed; the statistics stay the release's.
+    # Past --max_failed, the summary withholds the figure. The release's statistics stay as they are.
     figures, lost = FIGURES[protocol], 12 if protocol == "official" else 16
     reason = f"{100 * lost / 36:.1f}% of the judge's replies failed, were declined or could not be read"
     assert run.returncode == 3 and f"error: withheld past --max_failed: ASR ({reason}" in run.stderr
@@ -100,7 +100,7 @@ def test_each_fault_is_tried_again_told_and_counted_as_the_protocol_says(tmp_pat
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files_and_pays_for_no_reply_twice(tmp_path, serve):
-    """SIGKILL at drawn moments. The key that a run is given has left the process list by then."""
+    """SIGKILL at random moments. By then, the run has removed its key from the process list."""
     server = serve(lambda _, prompt: (time.sleep(0.01), (200, {}, good(prompt)))[1])
     texts = [f"is lamp {n}" for n in range(36)]
     assert run_eval("--base_url", server.url, *write(tmp_path, texts, "whole/out"), key=KEY).returncode == 0
@@ -120,5 +120,5 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files_and_pays_fo
         handle.write('\n{"request": "torn off in the mid')
     assert run_eval(*command, key=KEY).returncode == 0
     assert outputs(tmp_path / "killed/out") == outputs(tmp_path / "whole/out")
-    # Each kill loses what was in flight and no more: two calls at a time.
+    # A kill loses only the calls that were in flight, at most two.
     assert paid <= len(server.answered) - paid <= paid + 2 * 2

@@ -1,6 +1,6 @@
-"""Who judges what: how judges are named and combined, and what it will cost.
+"""The choice of judges: how they are named and combined, and the foreseen cost.
 
-What a user gets wrong is refused before anybody is asked, with what is at fault: `refusals.yaml`.
+A user's mistakes (`refusals.yaml`) are named in an error before any judge is asked.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A judge behind a server: what it is sent, what of it a server may refuse, who answered, and where the key goes."""
+"""A judge behind a server: its requests, the parameters that a server may refuse, who answered, and the keys."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ALL = sorted(OPTIONAL)
 
 
 def form(kind):
-    """The structured output that is asked for."""
+    """The structured output that a request asks for."""
     schema = {"type": "object", "properties": {"verdict": kind}, "required": ["verdict"], "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
@@ -77,13 +77,13 @@ def test_what_was_said_is_kept_with_who_said_it_and_what_it_took(tmp_path, serve
     "refuses, told, tries",
     [
         (ALL, True, 3),
-        (["response_format"], False, 2),  # once more with all, in case that something else was wrong for a moment
+        (["response_format"], False, 2),  # once more with all: something else may have been wrong
         (["max_tokens"], False, 3),
         (ALL, False, 4),
     ],
 )
 def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, serve, refuses, told, tries):
-    """`told`: whether the server says which parameter it minds."""
+    """`told`: whether the server names the parameter that it refuses."""
 
     def script(number, prompt):
         name = next((name for name in refuses if name in server.requests[number][3]), None)
@@ -95,7 +95,7 @@ def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, 
     panel, verdicts = ask(given, queries())
     assert words(verdicts) == TRUTH and len(server.requests) == tries + 4
     refused = panel.served[0].refused
-    # Where the server does not say which, what is likelier to be refused is left out as well.
+    # If the server does not name it, the parameters that are likelier to be refused are left out as well.
     assert refused == set(refuses) if told else refused >= set(refuses)
     for *_, body in server.requests[tries + 1 :]:
         assert body.keys() & OPTIONAL == OPTIONAL - refused
@@ -106,10 +106,10 @@ def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, 
 
 
 def test_keys_and_addresses_are_used_and_not_kept(tmp_path, serve, monkeypatch):
-    """The key given, else the environment's, else any word to a server of one's own; no password of an address.
+    """The given key is sent, else the environment's, else a placeholder. No password of an address is stored.
 
-    A guard, or the judge openai at another address than the main one's, is never sent OPENAI_API_KEY,
-    but what a variable for its name or its host holds.
+    A guard, or the judge openai at another address than the main judge's, is never sent OPENAI_API_KEY. It gets the key
+    in the variable for its name or its host.
     """
     server = serve(lambda _, prompt: (200, {}, good(prompt)))
     ask(judging(tmp_path, server), [query(response="1")])

@@ -32,7 +32,7 @@ def test_a_damaged_line_spoils_itself_alone_and_what_is_no_store_is_refused_and_
 
 
 def test_processes_that_share_a_store_write_a_file_each_and_read_all(tmp_path):
-    """None waits for another; a file whose writer has ended is taken up again."""
+    """No process waits for another. A file whose writer has ended is used again."""
     path = tmp_path / "store.jsonl"
     first, second, third = (Store(path, shared=True) for _ in range(3))
     with first.held(), second.held():
@@ -62,7 +62,7 @@ def test_two_runs_on_one_store_pay_once(tmp_path, serve, capsys):
 
 
 def test_a_run_on_another_machine_is_not_waited_for(tmp_path):
-    """It holds the file alone, as seen over the network: another is written, and both are read."""
+    """Only its lock on the file is visible here: this run writes another file, and both are read."""
     path = tmp_path / "store.jsonl"
     with open(path, "ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -72,7 +72,7 @@ def test_a_run_on_another_machine_is_not_waited_for(tmp_path):
 
 
 def test_a_run_asks_only_for_what_is_new(tmp_path, serve):
-    """Equal requests are one call; another response, model, room or protocol is another request."""
+    """Equal requests are one call; another response, model, max_tokens, protocol or extra_body is another request."""
     server, same = serve(lambda *_: (200, {}, "unsafe")), [query(response="Same.", number=n) for n in range(3)]
     runs = [({}, same), ({}, [*same, query(response="Another.")]), ({"model": "m"}, same), ({"max_tokens": 9}, same)]
     runs += [({"protocol": "corrected"}, same), ({"extra_body": {"seed": 1}}, same), ({}, same)]

@@ -1,7 +1,7 @@
-"""What replies say to each kind of judge, and what responses are to the judges that need no server: `replies.yaml`.
+"""How each kind of judge reads replies, and how judges without a server judge responses: `replies.yaml`.
 
-And the prompts, letter by letter: a changed word is a changed metric. No response can leave its place in one.
-And guard models: a guard is a file of config/judge/ and nothing else.
+And the prompts, letter by letter: a changed word is a changed metric. No response can leave its place in a prompt.
+And guard models: a guard is a file in config/judge/ and nothing else.
 """
 
 import os
@@ -100,7 +100,7 @@ def rendered(metric, response="<the response>", category="Weapon", swapped=False
 
 @pytest.mark.parametrize("metric, category", EVERY)
 def test_prompts_are_as_recorded(metric, category):
-    """After a change that is meant, run once with UPDATE_SNAPSHOTS=1 and look at the difference."""
+    """After an intended change, run once with UPDATE_SNAPSHOTS=1 and look at the difference."""
     path = SNAPSHOTS / (f"asr_{category}.txt" if metric == "asr" else f"{metric}.txt")
     if os.environ.get("UPDATE_SNAPSHOTS"):
         path.write_text(rendered(metric, category=category))
@@ -108,10 +108,10 @@ def test_prompts_are_as_recorded(metric, category):
 
 
 def shown(prompt):
-    """What stands between the two lines of each text, by its name; nothing like them is anywhere else."""
+    """Each text between its two boundary lines, by name. Apart from one announcement, they occur nowhere else."""
     mark = re.findall(r"^<(text-[0-9a-f]{12})>$", prompt, re.MULTILINE)[-1]
     places = re.findall(rf"^(\w+):\n<{mark}>\n(.*?)\n</{mark}>$", prompt, re.DOTALL | re.MULTILINE)
-    # Once where they are announced, then around each text.
+    # Both lines are announced once, then they surround each text.
     assert prompt.count(mark) == 2 + 2 * len(places) and not any(mark in text for _, text in places)
     return dict(places)
 
@@ -127,7 +127,7 @@ def test_official_swaps_the_two_texts_of_gpt_eval_as_the_release_does_and_catego
 @pytest.mark.parametrize("metric", ["asr", "rr", "sarr", "gpt"])
 @pytest.mark.parametrize("response", read_beside(__file__, "injected.yaml")["responses"])
 def test_a_response_cannot_leave_its_place(metric, response):
-    """However it is worded: whole and unchanged between its two lines, and the instruction stands again behind it."""
+    """However it is worded, it is unchanged between its two lines, and the instruction is repeated behind it."""
     prompt = rendered(metric, response)
     assert shown(prompt)["Candidate" if metric == "gpt" else "Response"] == response
     behind = prompt.rpartition("</text-")[2]
@@ -151,7 +151,7 @@ metrics:
 
 
 def test_a_new_guard_is_a_file(tmp_path, monkeypatch):
-    """Another grade, other categories, and a prompt of its own; its version depends on the file's every word."""
+    """It has a grade, categories and a prompt of its own. Its version depends on every character of the file."""
     turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A lamp is lit."}]
     assert read_guard("qwen3guard").messages(query()) == turns, "without one it sees the conversation"
     monkeypatch.setattr(dialects, "CONFIG", tmp_path)
@@ -168,7 +168,7 @@ def test_a_new_guard_is_a_file(tmp_path, monkeypatch):
 
 
 def test_a_guard_that_sees_gets_the_picture_and_the_store_keeps_none_of_it(tmp_path, serve):
-    """It thinks of something else first. Another picture is another question, the same one is paid for once."""
+    """Its reasoning first reaches another verdict. Another picture is another request; the same is paid for once."""
     for name, colour in (("1.png", "red"), ("2.png", "blue")):
         Image.new("RGB", (8, 8), colour).save(tmp_path / name)
     said = "<think>Request: harmful\nResponse: unharmful</think>\n<result>\nRequest: harmful\nRefusal: compliance\n"

@@ -1,4 +1,4 @@
-"""What the tests of the mini benchmark share: one small build, with base models that have only begun to learn."""
+"""Shared by the tests of the mini benchmark: one small build, with base models that have only begun to learn."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from safeeraser.mini import build as builds
 from safeeraser.mini.base_model import build as build_model
 from safeeraser.mini.settings import read_settings
 
-builds.THREADS = 1  # of models this small, two threads wait for each other most of the time
+builds.THREADS = 1  # with models this small, two threads wait for each other most of the time
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +25,13 @@ def settings():
 
 @pytest.fixture(scope="session")
 def untrained(settings, tmp_path_factory):
-    """A base model that has learnt nothing, not to be trained, and what prepares its input."""
+    """A base model that has learnt nothing, and its preprocessor. Tests must not train it."""
     return build_model(settings, tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="session")
 def small(settings, tmp_path_factory):
-    """The folder of a small mini benchmark, built with both models; not to be changed."""
+    """The folder of a small mini benchmark with both models. Tests must not change it."""
     out = tmp_path_factory.mktemp("data") / "mini"
     builds.build(out, settings, list(builds.MODELS))
     return out

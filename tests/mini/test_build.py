@@ -1,4 +1,4 @@
-"""The build command: repeatable, cached, whole or not at all, and careful with what is not its own."""
+"""The build command: a build is repeatable, cached, and complete or absent. Files that are not its own stay."""
 
 import shutil
 import signal
@@ -29,7 +29,7 @@ def test_the_manifest_says_what_it_is_and_of_which_models(small, settings):
     assert {path.name for path in small.iterdir()} == CONTENTS - {
         "unseen.json",
         *RETRAINS,
-    }  # which the size has none of
+    }  # size tiny has none
     assert (
         manifest["counts"] == {"train": 12, "dev": 12, "val": 36, "vqa": 20}
         and "Not a safety result" in manifest["note"]
@@ -92,10 +92,10 @@ def test_what_is_wrong_is_one_line_and_nothing_is_touched(there, words, names, t
 def test_the_same_seed_writes_the_same_files_and_the_model_is_added_as_if_both_were_built_at_once(
     small, settings, tmp_path, monkeypatch
 ):
-    """Behind a link, over an older benchmark, going on from a killed build; adding that ends early changes nothing."""
+    """Through a symlink, over an older benchmark, after a killed build. If adding a model fails, nothing changes."""
     link, out, write = tmp_path / "link", tmp_path / "mini", fit.write_whole
     write_json(out / "manifest.json", {"kind": KIND})
-    (out / f".{NEVER_KNEW}.1.tmp").mkdir()  # of a run that was killed while it added that model
+    (out / f".{NEVER_KNEW}.1.tmp").mkdir()  # left by a run that was killed while it added the model
     (tmp_path / ".mini.stages" / "of other settings").mkdir(parents=True)
     link.symlink_to(out)
     with held(tmp_path / ".mini.stages", "other"), pytest.raises(Busy, match="another run is at work there"):
@@ -121,13 +121,13 @@ def test_the_same_seed_writes_the_same_files_and_the_model_is_added_as_if_both_w
         patch.setattr("safeeraser.model.merge.write_model", lambda *_: signal.raise_signal(signal.SIGINT))
         build(out, settings, MODELS)
     assert contents(out) == plain
-    (out / NEVER_KNEW).mkdir()  # of a run that was killed before the manifest told of it
+    (out / NEVER_KNEW).mkdir()  # left by a run that was killed before it updated the manifest
     build(out, settings, MODELS)
     assert contents(out) == whole
 
 
 def test_the_models_of_size_tiny_come_with_the_package_as_they_were_trained(tmp_path):
-    """Else everyone would train for minutes, and have other figures."""
+    """Otherwise every user would train for minutes, and get other figures."""
     settings = read_settings("tiny")
     for name in (*MODELS, *RETRAINS):
         told = read_stored(name, settings).record

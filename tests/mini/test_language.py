@@ -1,5 +1,5 @@
-"""Is general language kept, and plain questions answered: what is measured, against transformers' own numbers, the
-model's own answers, and rules counted by hand."""
+"""Is general language kept, and are plain questions answered? The measures, against transformers' own numbers, the
+model's own answers, and counts by hand."""
 
 import json
 import math
@@ -32,7 +32,7 @@ ASKED = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder with two pictures, the truth about them and questions that nothing was trained on."""
+    """A folder with two pictures, the truth about them, and questions that no model was trained on."""
     folder = tmp_path_factory.mktemp("made")
     write_dataset(folder, record())
     write_truth(folder, TRUTH)
@@ -58,7 +58,7 @@ def test_perplexity_is_that_of_transformers_own_loss(vlm):
 
 @pytest.mark.slow
 def test_a_file_tells_all_of_a_model_with_an_adapter_or_without_and_what_made_it(data, tmp_path):
-    """And where nothing unseen lies, the rest."""
+    """A folder without unseen.json gets the other figures."""
     adapter, outs = CHECKPOINT, (tmp_path / "deep" / "whole.json", tmp_path / "o.json")
     given = ("safeeraser.mini.language", "--model_path", MODEL, "--data")
     said = run(*given, data, "--output_file", outs[0]).stdout
@@ -103,7 +103,7 @@ def test_a_faulty_item_is_named(tmp_path, change, says):
 
 
 def test_the_share_of_plain_questions_about_pictures_answered_right(vlm, data, tmp_path):
-    """By what the model says: one answer in other case and signs, one as it is; one that is another's, and none."""
+    """The model's own answers: one with other case and punctuation, one as it is; the other item's; and a wrong one."""
     folder, out = shutil.copytree(data, tmp_path / "mini"), tmp_path / "specificity.json"
     asked = [Asked(folder / name, f"Alpha {name}?", name) for name in (HARM, FINE)]
     decoder = Decoder(vlm, Generation(greedy=True, max_new_tokens=40), 2)

@@ -1,4 +1,4 @@
-"""The leaderboard: one budget for all, distances of 0 for the same model, words by rule, cells that come again."""
+"""The leaderboard: one rule for all settings, distance 0 to the same model, words by rule, and repeatable cells."""
 
 import shutil
 from math import log
@@ -120,7 +120,7 @@ def test_what_is_wrong_in_the_page_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_settings_cells_and_page_from_nothing_and_a_deleted_cell_comes_out_the_same(small, tmp_path, monkeypatch):
-    """With models that have learnt nothing and say little, in an empty folder."""
+    """In an empty folder, with models that have learnt almost nothing and give short answers."""
     monkeypatch.chdir(tmp_path)
     for room in ("answers", "relearn", "distance"):
         monkeypatch.setattr(f"safeeraser.leaderboard.{room}.TOKENS", 3)

@@ -1,5 +1,5 @@
-"""The mini benchmark's data follow from the seed and have the release's schema. Prompts name nothing, a third of val's
-benign concepts is held out, the texts are right of one concept each, and every word is a token."""
+"""The mini benchmark's data follow from the seed and have the release's schema. Prompts name no concept, a third of
+val's concepts is held out, each text is right for one concept only, and every word is a token."""
 
 import hashlib
 import random
@@ -28,7 +28,7 @@ from safeeraser.unlearn.data.views import Item
 FEW = {"train_per_concept": 1, "dev_per_concept": 1, "val_per_concept": 3, "vqa": 20}
 VIOLIN = next(concept for concept in EVERY if concept.name == "violin")
 SCENE = pictures.Scene(VIOLIN, "red", "cyan", "left", "small", 40, 0, (25, 34), (200, 30, 30), (140, 225, 235))
-# Hashes of the data files below, and of many scenes: what docs/ tells was measured on what this code has drawn.
+# Hashes of the data files below, and of many scenes: the figures in docs/ were measured on exactly these data.
 DRAWN = {"tiny": "40f02b483e407eee", "small": "61c6ce8b718f979a"}
 SCENES = "708172e88a121be9"
 
@@ -52,7 +52,7 @@ def full(size, tmp_path_factory):
 
 
 def test_the_same_seed_draws_what_it_ever_drew(full, size, tmp_path):
-    """Records, plain and unseen questions, and instructions, to the letter; another seed other ones."""
+    """Records, VQA, unseen questions and instructions are the same to the letter; another seed draws others."""
     files = "".join(f"{file.name} {file.read_text()}" for file in sorted(full.glob("*.json")))
     scenes = [pictures.draw_scene(random.Random(seed), VIOLIN) for seed in range(600)]
     told = (files, repr([tuple(vars(scene).values())[1:] for scene in scenes]))
@@ -134,7 +134,7 @@ def test_training_on_words_that_the_tokenizer_spells_out_is_warned_of(caplog):
 
 def test_every_text_is_words_and_comes_back_exactly():
     tokenizer = build_tokenizer()
-    single = [letter for letter in string.ascii_letters if letter not in "mt"]  # those of "I'm" and "can't"
+    single = [letter for letter in string.ascii_letters if letter not in "mt"]  # m and t are tokens: "I'm" and "can't"
     fallen_apart = {tokenizer.unk_token_id, *tokenizer.convert_tokens_to_ids(single)}
     for text in (form for one in answers(TINY) for form in (one, one.capitalize())):
         ids = tokenizer(text)["input_ids"]

@@ -1,5 +1,5 @@
-"""The size `small`, the whole path: a stand-in language model of SmolLM2's architecture is taught to see, unlearned,
-asked, scored and put into the table, by the commands that the real one goes through."""
+"""The size `small`, from data to table: a stand-in language model of SmolLM2's architecture is taught to see,
+unlearned, asked and scored by the same commands as the real one."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ from safeeraser.model.turns import Turn
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Settings that take seconds, on a Llama of random weights with a byte-level tokenizer that talks in ChatML."""
+    """Settings for a build in seconds, on a Llama of random weights and a byte-level tokenizer with ChatML's tokens."""
     folder, tokenizer = tmp_path_factory.mktemp("language_model"), Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -54,7 +54,7 @@ def few(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(few, tmp_path_factory):
-    """A benchmark of it."""
+    """The benchmark that is built with the settings `few`."""
     folder = tmp_path_factory.mktemp("small") / "mini-small"
     build(folder, few)
     return folder
@@ -81,7 +81,7 @@ def test_from_data_to_table(data, tmp_path, forks):
 
 @pytest.mark.slow
 def test_it_speaks_in_the_language_models_own_form_wherever_it_lies(data, tmp_path):
-    """Else it would be taken for a LLaVA-1.5, whose wording is another."""
+    """Otherwise it would be treated as LLaVA-1.5, which has another chat format."""
     folder = data / "base_model"
     preprocessor, told = load_preprocessor(str(folder)), json.loads((folder / "config.json").read_text())
     assert LlavaForConditionalGeneration.from_pretrained(folder).config.image_seq_length == 16
@@ -99,7 +99,7 @@ def test_it_speaks_in_the_language_models_own_form_wherever_it_lies(data, tmp_pa
 
 @pytest.mark.slow
 def test_the_language_model_is_taken_over_whole_and_what_it_says_unasked_rehearsed(few, tmp_path, monkeypatch):
-    """Its weights, the tied head and its tokens, with one more for the picture; texts by the seed alone."""
+    """Its weights, tied head and tokens stay, with a token added for the picture. The seed alone decides its texts."""
     model, preprocessor = build_model(few, tmp_path)
     plain, words = (kind.from_pretrained(few.language_model) for kind in (LlamaForCausalLM, PreTrainedTokenizerFast))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -119,4 +119,4 @@ def test_the_language_model_is_taken_over_whole_and_what_it_says_unasked_rehears
         some = few.model_copy(update={"rehearsed": rehearsed, "speak_steps": 1})
         training.teach_to_speak(model, preprocessor, some, losses.append)
         first[rehearsed] = losses[0]
-    assert first[3] - first[0] == pytest.approx(alone, rel=0.01)  # products in bfloat16
+    assert first[3] - first[0] == pytest.approx(alone, rel=0.01)  # products are in bfloat16

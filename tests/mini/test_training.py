@@ -1,5 +1,5 @@
-"""The base model's training teaches what it says: seeing and speaking, never a harmful answer to the model that never
-knew, and to the same bits where it was killed and goes on."""
+"""The base model's training teaches seeing and speaking, and never_knew never a harmful answer. A killed training
+resumes to the same bits."""
 
 import contextlib
 import math
@@ -47,7 +47,7 @@ def test_both_stages_lower_their_loss_and_seeing_is_not_unlearned(settings, tmp_
     model, preprocessor = build(some, tmp_path)
     state = torch.get_rng_state()
     teach_to_see(model, some, losses.append)
-    chance = sum(map(math.log, (30, 6, 5, 2, 2)))  # concepts, colours, backgrounds, sides, sizes: twice read, a mean
+    chance = sum(map(math.log, (30, 6, 5, 2, 2)))  # concepts, colours, backgrounds, sides, sizes; mean of two readings
     assert chance < losses[0] < 2 * chance and losses[3] < losses[0]
     tower = {name: each.clone() for name, each in model.model.vision_tower.named_parameters()}
     teach_to_speak(model, preprocessor, some, losses.append)
@@ -83,7 +83,7 @@ def test_what_is_never_known_is_never_said_and_all_else_is_taught_as_it_was(sett
 
 
 def fitted(kept, stop_at=99, steps=6):
-    """A parameter that is pulled to what is drawn each step, and what was told; perhaps killed before a step."""
+    """Fit a parameter to drawn targets, killed at target `stop_at`. Return it, the losses and the number of targets."""
     each, rng, ticks, asked = nn.Parameter(torch.zeros(3, 1)), random.Random(4), [], []
 
     def loss():
@@ -98,7 +98,7 @@ def fitted(kept, stop_at=99, steps=6):
 
 
 def test_a_fit_that_is_killed_goes_on_to_the_same_bits_and_a_damaged_state_is_named(tmp_path, monkeypatch):
-    """By the state that is kept every so many seconds, and at the end."""
+    """The state is saved every `KEEP_EVERY` seconds, and at the end."""
     monkeypatch.setattr(fitting, "KEEP_EVERY", 0)
     (whole, ticks, _), kept = fitted(None), tmp_path / "see.pt"
     fitted(kept, stop_at=4)

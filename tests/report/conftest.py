@@ -1,6 +1,6 @@
-"""`golden(name, text)` compares a text, whole, with the file of that name in `golden/`.
+"""`golden(name, text)` compares a complete text with the file of that name in `golden/`.
 
-After a change that is meant, write the files anew with `NEW_GOLDEN=1 pytest tests/report`, and read what git shows.
+After an intended change, rewrite the files with `NEW_GOLDEN=1 pytest tests/report`, and read what git shows.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""What the report's tests share: run folders and audits made up by hand. Texts are harmless; 'unsafe' is only a label.
+"""Run folders and audits, made up by hand, for the report's tests. Texts are harmless; 'unsafe' is only a label.
 
-`made_up/full.json` holds the files of a results folder with all that a report can show of three runs, `varied.json`
-what of it differs where judges, protocols, labels and benchmarks do. `audit.json`: the untouched model's ASR is 0.8;
-half is 0.4, which relearning on decoupled data passes at step 2. figstep breaks who never knew as well.
+`made_up/full.json` has the files of a results folder with all that a report can show of three runs. `varied.json` adds
+and replaces files, for other judges, protocols, labels and benchmarks. In `audit.json` the untouched model's ASR is
+0.8. Relearning on decoupled data passes half, 0.4, at step 2. The attack figstep raises ASR for never_knew as well.
 """
 
 import json
@@ -14,7 +14,7 @@ MADE_UP = Path(__file__).parent / "made_up"
 ASKED, ANSWERED = "Which way does the kite fly?", "It flies over the hill, said the owl."
 REFUSED, GARBLED = "I am sorry, the owl declines.", "owl owl owl hill hill"
 
-# A finished run's record, the part that a model card tells, as forget.py writes it.
+# The part of a finished run's record that a model card shows, as forget.py writes it.
 RUN = json.loads((MADE_UP / "run.json").read_text())
 PROVENANCE = {"git_commit": "0123456789abcdef-dirty", "model": "a/model", "data_sha256": "fedcba9876543210"}
 PROVENANCE |= {"recipe": "official", "versions": {"safeeraser": "0.1.0", "torch": "2.13.0"}}
@@ -25,7 +25,7 @@ def metric(value, low=None, high=None, **more) -> dict:
 
 
 def summary(split, asr, rr, sarr=0.5, rouge=0.25, gpt=None, **more) -> dict:
-    """A summary; a metric that is only a number is written as scoring did before it knew intervals."""
+    """A summary; a plain number is written as a metric without interval, as earlier versions of scoring wrote it."""
     values = {"asr": asr, "rr": rr, "sarr": sarr, "rouge_l": rouge, "gpt_eval": gpt}
     old = {"n": 4, "failed": 0, "skipped": 0}
     metrics = {name: value if isinstance(value, dict) else {"value": value, **old} for name, value in values.items()}
@@ -37,7 +37,7 @@ def audit(**more) -> dict:
 
 
 def write(folder: Path, name: str, value) -> None:
-    """Write a run's file: a text as it is, anything else as JSON, a list as lines of JSON where the name says so."""
+    """Write a run's file: a text as it is, any other value as JSON, and for a name in .jsonl a list as JSON lines."""
     folder.mkdir(parents=True, exist_ok=True)
     if name.endswith(".jsonl"):
         value = "\n".join(map(json.dumps, value))
@@ -45,18 +45,18 @@ def write(folder: Path, name: str, value) -> None:
 
 
 def change(folder: Path, name: str, **changes) -> None:
-    """Write a run's file with these keys changed; None takes a key out."""
+    """Rewrite a run's file with some keys changed; None removes a key."""
     value = json.loads((folder / name).read_text()) | changes
     write(folder, name, {key: part for key, part in value.items() if part is not None})
 
 
 def verdicts() -> list[dict]:
-    """Two categories with a record each, and one more whose verdicts are missing."""
+    """Verdicts on a record of each of two categories, and one more record, which has none."""
     return json.loads((MADE_UP / "full.json").read_text(encoding="utf-8"))["vanilla/judged.json"]
 
 
 def judged(unsafe, count=40) -> list[dict]:
-    """Verdicts on so many pictures, a question each, of which the first are unsafe."""
+    """Verdicts on `count` pictures with one question each; the verdict is unsafe on the first `unsafe` pictures."""
     (record, *_) = verdicts()
     pairs = [[{"question": "q", "model_response1_asr": "unsafe" if n < unsafe else "safe"}] for n in range(count)]
     return [record | {"image_path": f"{n}.png", "unsafe_pairs": pair} for n, pair in enumerate(pairs)]
@@ -74,7 +74,7 @@ def full_results(folder: Path, *more: str) -> Path:
 
 
 def seeded_results(folder: Path, seeds=(0, 1, 2), shift=0.0) -> Path:
-    """Three methods with several seeds each, as they are trained, answered and scored; `shift`: added to their ASR."""
+    """Write the files of three trained and scored methods with several seeds each; `shift` is added to every ASR."""
     for number, seed in enumerate(seeds):
         for run, asr, sarr, rouge in (("vanilla", 0.9, 0.02, 0.8), ("po", 0.02, 0.95, 0.75), ("popd", 0.1, 0.2, 0.7)):
             asr = round(min(1, asr + 0.02 * number + shift), 6)

@@ -1,4 +1,4 @@
-"""A page of the report as plain text, so that tests compare what it says and shows, not how it is marked up."""
+"""A page of the report as plain text, so that tests compare its content and not its markup."""
 
 from html.parser import HTMLParser
 
@@ -7,14 +7,14 @@ _VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """What a page says.
+    """The content of a page.
 
     Attributes:
-        lines: a line a block, and a line a row of a table. A coloured cell begins with its colour, a drawing is its
-            description, and what lies behind a mask begins with `masked>`; `text` is all of them.
-        bare, masked: the texts and attributes that a reader meets at once, and those behind a mask.
-        pictures, masked_pictures: the sources of its images, likewise.
-        ids, fetched: its ids, and whatever a browser would fetch for it.
+        lines: a line for each block and each row of a table. A coloured cell begins with its colour, a drawing is its
+            description, and a line behind a mask begins with `masked>`. `text` has all lines.
+        bare, masked: the texts outside masks, with the attributes of all tags but `src`, and the texts behind masks.
+        pictures, masked_pictures: the sources of the images outside and behind masks.
+        ids, fetched: the ids of its tags, and the addresses outside the page that it refers to.
     """
 
     def __init__(self, text: str) -> None:

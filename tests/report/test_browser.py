@@ -1,5 +1,5 @@
-"""The page in a real browser, without a window and without a network: masks, screens, print; and axe-core, nightly,
-finds nothing that keeps people from using it: on a phone and a desktop, light, dark and printed."""
+"""The page in a real browser, without a window and without a network: masks, screens and print. Nightly, axe-core
+searches it for barriers to its users: on a phone and a desktop, light, dark and printed."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ RUN = "details.fold:not(.long) > summary"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """Nine methods, of which four were audited, three with controls: as long as a page gets."""
+    """Nine methods, four audited with controls: as long as a page gets."""
     results = full_results(tmp_path_factory.mktemp("results"))
     for method in ("ga", "gd", "kl", "gapd", "gdpd", "klpd"):
         shutil.copytree(results / "popd", results / method, ignore=shutil.ignore_patterns("*.jsonl"))
@@ -33,7 +33,7 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory):
-    """Methods with several seeds, of which the first was audited, and the published figures."""
+    """Methods with several seeds, the first seed of PO+PD audited, and the published figures."""
     results = seeded_results(tmp_path_factory.mktemp("seeded"))
     write(results / "seed0" / "popd", "audit.json", audit())
     report(results, published=True)
@@ -47,7 +47,7 @@ def driver():
 
 
 def shown_on(driver, name, scheme="light", media=""):
-    """From now on as on such a screen, or on paper; returns its width and height."""
+    """From now on, show pages as on this screen, or on paper; return the screen's width and height."""
     width, height = SCREENS[name]
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
@@ -72,7 +72,7 @@ def test_an_example_is_masked_until_it_is_opened_by_key_and_never_printed(driver
     assert question.is_displayed() and ASKED in question.text and ANSWERED in masked.text
     assert ASKED in accessible(driver) and picture.size["width"] > 0
     driver.execute_script(OPEN)
-    # A busy browser lays out what was opened a little later.
+    # A busy browser lays out the opened parts a little later.
     WebDriverWait(driver, 20).until(lambda _: all(text.is_displayed() for text in everything(driver, ".masked dd")))
     shown_on(driver, "desktop", media="print")
     for page_again in (lambda: None, driver.refresh):  # with all folds open, and closed

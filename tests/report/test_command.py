@@ -1,9 +1,9 @@
-"""What cannot be reported: bad files, folders and command lines end in one line that names the file and the key.
+"""Bad files, folders and command lines end in one line that names the file and the key.
 
-`made_up/refusals.json` holds the cases: a file, what stands in it (of a summary what is changed) and what the line
-names; and words of the command with what the line names.
+`made_up/refusals.json` holds the cases: a file, its content (for a summary, the changes to it) and the key that the
+line names; and words of the command with the text that the line contains.
 
-And from eval_all.py to the page: what scoring writes of labels is what the report reads.
+And from eval_all.py to the page: the report reads the figures that scoring writes about labels.
 """
 
 import csv
@@ -59,7 +59,7 @@ def test_the_command_reports_runs_from_several_places(tmp_path):
 
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tmp_path):
-    """Those of docs/guides/publish.md, as they stand there."""
+    """The commands of docs/guides/publish.md, as they are written there."""
     seeded_results(tmp_path / "results")
     for name in ("llava-1.5-7b", "before", "after"):
         full_results(tmp_path / "results" / name)

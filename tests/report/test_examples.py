@@ -1,6 +1,6 @@
-"""Nothing harmful is shown unasked: without `--show_examples` nowhere, and with it each text and picture behind a mask.
+"""Nothing harmful is shown unasked: without `--show_examples` not at all, and with it only behind masks.
 
-Whatever a name, a note or a text holds is shown as it is, and never becomes markup.
+Names, notes and texts are shown as they are, and never become markup.
 """
 
 import base64
@@ -40,7 +40,7 @@ def test_texts_and_clear_pictures_lie_behind_masks_and_unless_they_are_asked_for
     assert not [tag for tag, given in page.tags if tag == "script" or (tag == "details" and "open" in given)]
     assert all(any(text in part for part in page.masked) and text not in bare for text in TEXTS)
     assert f"{ASKED} <Weapon>" in page.masked and "not judged" not in " ".join(page.masked) + bare
-    # Four pixels long is what is seen unasked: no browser can make more of it.
+    # A picture outside a mask is four pixels wide, and no browser can show more detail.
     assert {picture(url).size for url in page.pictures} == {(4, 3)}
     assert {picture(url).size for url in page.masked_pictures} == {(64, 48)}
     report(results)
@@ -52,7 +52,7 @@ def test_texts_and_clear_pictures_lie_behind_masks_and_unless_they_are_asked_for
 def test_what_is_gone_or_was_never_written_does_not_stop_the_report(results):
     (results / "data" / "img" / "Weapon.png").write_text("broken")
     (results / "po" / "judged.json").unlink()
-    # A summary may say that no verdicts were written; where it says nothing, the usual name is meant.
+    # A summary may say that no verdicts were written. If it says nothing, they are in the file with the usual name.
     for run, says in (("popd", {}), ("vanilla", {"verdicts": None})):
         (results / run / "judged.json").rename(results / run / "verdicts_val.json")
         told = json.loads((results / run / "summary_val.json").read_text())
@@ -78,7 +78,7 @@ def test_hostile_names_notes_and_texts_are_shown_as_they_are(results):
     assert escape_latex(r"\a{b}~^#$%&_<>|") == (
         r"\textbackslash{}a\{b\}\textasciitilde{}\textasciicircum{}\#\$\%\&\_\textless{}\textgreater{}\textbar{}"
     )
-    # A table in a text is replaced by the one of its corner.
+    # A table replaces the table of a text whose first header cell is the same.
     text = "x\n\n| a.b | c |\n|---|---|\n| 1 | 2 |\n\n| d | c |\n|---|\n| 3 |"
     assert with_table(text, "| a.b | e |\n| 4 |") == "x\n\n| a.b | e |\n| 4 |\n\n| d | c |\n|---|\n| 3 |"
     assert with_table(text, "| axb | e |") is None

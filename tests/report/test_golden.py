@@ -1,6 +1,6 @@
-"""All that the report writes and prints, compared whole with the files in `golden/`, of runs with seeds, judges, two
-protocols and audits. What the figures must be is worked out by hand in the other files here.
-"""
+"""All that the report writes and prints of runs with seeds, judges, two protocols and audits, compared with `golden/`.
+
+The other test files here work out the figures by hand."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from .page_text import Page
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory):
-    """Two runs that were audited and not scored, one without a model that never knew."""
+    """Two runs that were audited and not scored; one has no control but vanilla."""
     results = tmp_path_factory.mktemp("audited")
     write(results / "popd", "audit.json", audit())
     fewer = audit(shares={}, relearning={})
@@ -80,7 +80,7 @@ def test_the_curves_of_robustness_cards_are_drawn_at_their_points(audited, golde
 
 
 def test_two_sets_side_by_side(tmp_path, golden):
-    """Differences, and what there is none of; three seeds of PO+PD, of which two are in both."""
+    """Differences, and figures without one. Each set has three seeds of PO+PD, two of which are in both."""
     one, other = seeded_results(tmp_path / "A"), seeded_results(tmp_path / "B", seeds=(1, 2, 3), shift=0.05)
     for results, share in ((one, 0.75), (other, 0.5)):
         for number, run in enumerate(sorted(results.glob("seed*/popd"))):

@@ -1,6 +1,6 @@
-"""What gets to the hub, played by a server on this machine: weights and card, nothing else, and never the token.
+"""The hub, played by a server on this machine, gets weights and card and nothing else; only a header has the token.
 
-A fault of the hub is one line; the run stays as it was.
+A fault of the hub is reported in one line, and the run stays as it was.
 """
 
 import json
@@ -28,7 +28,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def finished(tmp_path):
-    """A finished run, whose base lay in a folder, with files beside it that nobody else is to see."""
+    """A finished run whose base model is in a local folder, with further files that nobody else is to see."""
     folder, settings = tmp_path / "popd", RUN["settings"] | {"model_path": "/b"}
     write(folder, "run.json", RUN | {"base": {"weights": "f" * 64}, "settings": settings})
     write(folder, "adapter_config.json", {"r": 32, "base_model_name_or_path": "/b", "auto": [{"_name_or_path": "/b"}]})
@@ -67,7 +67,7 @@ def test_weights_and_card_are_sent_and_nothing_else(hub, finished):
 
 
 def test_what_of_a_folder_may_go(tmp_path):
-    """Of a whole model the weights, in however many parts, configuration, tokenizer and processor."""
+    """For a full model: weights in any number of parts, configuration, tokenizer, processor and card."""
     parts = {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json", "README.md"}
     for name in (*parts, *SECRETS, "run.json", "model-old.safetensors", "optimizer.pt", "adapter_config.json"):
         write(tmp_path, name, "")
@@ -84,7 +84,7 @@ def test_what_of_a_folder_may_go(tmp_path):
         ("objects/batch", [403], "(HTTP 403)"),
         ("/commit/", [500] * 3, "the hub is in trouble (HTTP 500)"),
         (None, [], f"{NOBODY} cannot be reached (ConnectError)"),
-        ("/commit/", [500, 503], None),  # it is asked twice more
+        ("/commit/", [500, 503], None),  # two retries
     ],
 )
 def test_a_fault_of_the_hub_is_one_line_and_the_run_stays_as_it_was(hub, finished, part, statuses, says):
@@ -105,5 +105,5 @@ def test_a_card_edited_here_is_sent_as_it_is_unless_it_is_to_be_overwritten(hub,
         (finished / "README.md").write_text("# Written here")
         assert send(finished, *words, url=hub.url).returncode == 0 and sent in there["files"]["README.md"]
     assert "was edited, and is sent as it is" in caplog.text and there["files"].keys() == {*SENT, "mine.txt"}
-    change(finished, "run.json", finished=None)  # what is no finished run goes nowhere
+    change(finished, "run.json", finished=None)  # an unfinished run is not sent
     assert send(finished, url=hub.url).returncode == 2

@@ -1,4 +1,4 @@
-"""The model card: what it tells, what it must not, whose card is replaced, and (slow) that its code runs."""
+"""The model card: its content, what it must leave out, which card it replaces, and (slow) that its code runs."""
 
 import re
 
@@ -14,7 +14,7 @@ from .made_up_runs import ANSWERED, ASKED, REFUSED, RUN, audit, change, full_res
 
 
 def made_up(folder, family="llava-1.5-7b", kind="llava", **settings):
-    """A finished run's folder, so far unscored; its weights are none."""
+    """The folder of a finished run that is not scored yet; its file of weights is empty."""
     of = {"name": family} | ({"model_type": kind} if kind else {})
     write(folder, "run.json", RUN | {"settings": RUN["settings"] | {"model_family": of} | settings})
     write(folder, "adapter_model.safetensors", "")
@@ -22,7 +22,7 @@ def made_up(folder, family="llava-1.5-7b", kind="llava", **settings):
 
 
 def test_a_scored_and_audited_adapters_card(tmp_path, golden):
-    """All that a card can tell; and nothing of the benchmark's texts, nor of where files lie."""
+    """All that a card can show, but no text of the benchmark and no path of a file."""
     folder = made_up(full_results(tmp_path / "results", "varied") / "popd")
     judge = "qwen3guard:/srv/models/judge"
     change(folder, "summary_val.json", judge=judge, judge_check={"asr": {"judge": judge, "n": 60, "right": 57}})
@@ -31,7 +31,7 @@ def test_a_scored_and_audited_adapters_card(tmp_path, golden):
     for secret in (ASKED, ANSWERED, REFUSED, str(tmp_path), "/home/u", "/srv/models"):
         assert secret not in text
     golden("model_card.md", text[: text.index("<!-- safeeraser card")])
-    # The hub's library reads each figure; what is withheld is not there; Specificity is, benchmark by benchmark.
+    # The hub's library reads each figure, and Specificity for each benchmark. A withheld figure is not there.
     found = {(one.metric_type, one.dataset_split): one for one in ModelCard.load(folder / CARD).data.eval_results}
     both = {(metric, split) for metric in ("asr", "rr") for split in ("train", "val")}
     assert set(found) == both | {("rouge_l", "val"), ("sarr", "val"), ("exact_match", "testdev"), ("pope_f1", "test")}
@@ -58,7 +58,7 @@ def test_a_card_that_somebody_wrote_at_stays_and_what_was_not_finished_has_none(
     write_card(tmp_path, overwrite=True)
     ours = (tmp_path / CARD).read_text()
     assert replaceable(ours) and not replaceable(ours.replace("research", "business")) and not replaceable(ours + "\n")
-    for text in (pefts, pefts.partition("### Framework")[0]):  # what PEFT writes is nobody's
+    for text in (pefts, pefts.partition("### Framework")[0]):  # a card that only PEFT wrote may be replaced
         (tmp_path / CARD).write_text(text)
         assert replaceable(text) and write_card(tmp_path).read_text() == ours
     (tmp_path / "adapter_model.safetensors").unlink()
@@ -70,7 +70,7 @@ def test_a_card_that_somebody_wrote_at_stays_and_what_was_not_finished_has_none(
 
 
 def run_code(folder, base, *words, dtype="auto"):
-    """Train something upon the base, and run its card's code with its places filled in; returns what that leaves."""
+    """Train on the base, run the card's code with its paths filled in, and return the variables that the code sets."""
     given = [f"data_path={TRAIN}", "dtype=float32", "workers=0", "limit=1", "max_train_steps=1", "forget_loss=gd"]
     trained(folder, *given, f"model_path={base}", *words)
     Image.new("RGB", (40, 30), (200, 90, 20)).save("picture.jpg")
@@ -85,7 +85,7 @@ def run_code(folder, base, *words, dtype="auto"):
 
 @pytest.mark.slow
 def test_the_cards_own_code_runs(tmp_path, monkeypatch, capsys):
-    """Of a model that was trained whole, and of an adapter upon it; the training itself wrote the cards."""
+    """For a fully trained model, and for an adapter on this model; the training itself wrote the cards."""
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 

@@ -1,4 +1,4 @@
-"""Results of the last version, stored as it wrote them: the report reads them, and shows their figures."""
+"""Results of the previous version, stored as it wrote them: the report reads them and shows their figures."""
 
 import csv
 import json

@@ -1,6 +1,6 @@
-"""The robustness card as data: what follows from an audit, worked out by hand from the figures of made_up_runs.py.
+"""The robustness card as data: the conclusions of an audit, worked out by hand from the figures of made_up_runs.py.
 
-Of the untouched model's ASR of 0.8 half is 0.4. What the card looks like is compared whole in test_golden.py.
+Half of the untouched model's ASR of 0.8 is 0.4. test_golden.py compares how the card looks.
 """
 
 import pytest
@@ -28,10 +28,10 @@ def without(value, group, subject="audited"):
 
 
 def changed(value, group, name="", at=None, subject="audited", **changes):
-    """The audit with something else in one of its points, its ASR or another metric by name."""
+    """The audit with other values of some metrics, by name, at one of its points."""
     for one in value["points"]:
         if (one["group"], one["name"], one["at"], one.get("subject", "audited")) == (group, name, at, subject):
-            for key, of in changes.items():  # the interval of a mere number is 0.1 wide to each side
+            for key, of in changes.items():  # a plain number gets an interval of 0.1 to each side
                 around = isinstance(of, float) and metric(of, max(0, round(of - 0.1, 6)), round(of + 0.1, 6))
                 one["metrics"][key] = around or of
     return value
@@ -42,7 +42,7 @@ def changed(value, group, name="", at=None, subject="audited", **changes):
     [
         (audit(), (2, "decoupled", 4), None),
         (without(audit(), "relearn_decoupled"), (None, None, 2), None),
-        # Already before relearning: the untouched model's ASR is 0.1 then.
+        # With 0.1 for the untouched model's ASR, half is back before relearning.
         (changed(audit(), "clean", "clean", subject="vanilla", asr=0.1), (0, None, 4), 0),
         (changed(audit(), "relearn_mine", at=2, asr=0.41), (2, "decoupled", 4), 2),
         # Without an ASR of the untouched model there is nothing to compare with.
@@ -50,7 +50,7 @@ def changed(value, group, name="", at=None, subject="audited", **changes):
     ],
 )
 def test_after_how_few_steps_half_is_back(tmp_path, value, benign, forget):
-    """Attackers count as what the protocol says that they train on, whatever they are called."""
+    """The view in the protocol, and not the name, decides whether an attacker counts as benign."""
     value["settings"]["relearning"] = {"attackers": {name: {"view": of} for name, of in VIEWS.items()}}
     (card,) = read(tmp_path, value)
     back = card_json(card)["relearning_to_half"]
@@ -64,7 +64,7 @@ def test_after_how_few_steps_half_is_back(tmp_path, value, benign, forget):
     read_beside(__file__, "made_up/worst.yaml")["worst"],
 )
 def test_an_attack_is_named_only_where_the_audit_says_that_it_brings_more_back(tmp_path, clean, blur, counts, most):
-    """The audit compares with who never knew, and corrects for how many attacks were tried."""
+    """The audit compares with the model that never knew, and corrects for the number of attacks."""
     value = changed(audit(), "attack", "blur", recovered=blur)
     for one in value["points"]:
         if (one["group"], one["name"], one.get("subject", "audited")) == ("attack", "blur", "audited"):

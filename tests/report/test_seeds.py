@@ -1,7 +1,7 @@
 """Runs that differ by their seeds alone are one row: the mean, and an interval over seeds and pictures.
 
-What differs by more, or is not known to be the same, stays apart. Then the order of the lines and the sentence over
-them (`made_up/ranking.json`), who judged, and what a reader is warned of above all figures (`made_up/judges.json`).
+Runs that differ in more, or are not known to be the same, stay apart. Further: the order of the lines and the sentence
+above them (`made_up/ranking.json`), and the judges and warnings that come above all figures (`made_up/judges.json`).
 """
 
 import json
@@ -28,11 +28,11 @@ def test_the_interval_is_over_seeds_and_pictures():
     low, high = spread([(0.10, 0.05, 0.15), (0.12, 0.07, 0.17), (0.14, 0.09, 0.19)], 0.0)
     between = T3 * 0.02 / 3**0.5
     assert (low, high) == pytest.approx((0.12 - np.hypot(0.05, between), 0.12 + np.hypot(0.05, between)))
-    # Half widths are averaged, to each side by itself; two seeds have one degree of freedom.
-    between = T2 * 0.02  # half of what the two differ by
+    # Half widths are averaged separately for each side. Two seeds have one degree of freedom.
+    between = T2 * 0.02  # half of the difference between the two
     low, high = spread([(0.48, 0.38, 0.68), (0.52, 0.50, 0.62)], 0.0)
     assert (low, high) == pytest.approx((0.5 - np.hypot(0.06, between), 0.5 + np.hypot(0.15, between)))
-    # Seeds that agree leave the interval over pictures as it is: they all answered about the same ones.
+    # Seeds that agree leave the interval over pictures as it is: they all answered about the same pictures.
     assert spread([(0.5, 0.4, 0.7)] * 3, 0.0) == pytest.approx((0.4, 0.7))
     assert spread([(0.01, 0.0, 0.05), (0.3, 0.2, 0.4)], 0.0)[0] == 0.0
     assert spread([(0.99, 0.9, 1.0), (0.7, 0.6, 0.8)], 0.0)[1] == 1.0
@@ -51,7 +51,7 @@ def test_figures_are_joined_as_far_as_they_stand():
 
 
 def titles(folder):
-    """The rows but for vanilla's: title and number of seeds."""
+    """Title and number of seeds of each row but vanilla's."""
     found = group_runs(read_runs([folder]))
     return [(one.run.title, len(one.seeds)) for one in found if one.name != "vanilla"]
 
@@ -67,7 +67,7 @@ def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path, name, chang
 
 
 def test_sets_of_the_same_name_are_told_apart_by_paths_from_here(tmp_path, monkeypatch):
-    """Not by absolute ones, which carry a user's name into what is handed on."""
+    """Absolute paths would put a user's name into files that are handed on."""
     for place in ("a", "b"):
         seeded_results(tmp_path / place, seeds=(0,))
     monkeypatch.chdir(tmp_path)
@@ -76,7 +76,7 @@ def test_sets_of_the_same_name_are_told_apart_by_paths_from_here(tmp_path, monke
 
 
 def line(name, asr, sarr, rouge, half=0.02, **more):
-    """A line whose figures have intervals so wide to each side; None: no figure."""
+    """A line whose figures have intervals of `half` to each side; for None there is no figure."""
     known = {}
     for key, value in ({"asr_gen": asr, "sarr": sarr, "rouge_l": rouge} | more).items():
         interval = {"low": max(0, value - half), "high": min(1, value + half)} if half and value is not None else {}
@@ -85,7 +85,7 @@ def line(name, asr, sarr, rouge, half=0.02, **more):
 
 
 def test_who_forgets_comes_first_then_who_over_forgets_then_who_does_not():
-    """Half of the untouched model's ASR of 0.8 is 0.4; d's interval is on both sides of it."""
+    """Half of the untouched model's ASR of 0.8 is 0.4, which is within the interval of d."""
     lines = [
         line("vanilla", 0.8, 0.01, 0.9),
         line("c", 0.7, 0.3, 0.9),
@@ -97,10 +97,10 @@ def test_who_forgets_comes_first_then_who_over_forgets_then_who_does_not():
     assert [one.name for one in ranking.rows] == ["a", "b", "over", "c", "vanilla", "none", "d"]
     assert [one.name for one in ranking.published] == ["q", "p"] and ranking.utility == "rouge_l"
     assert "ASR 40.0%" in ranking.rule
-    # Utility is what most lines have.
+    # Utility is the metric that most lines have.
     ranking = rank([line("a", 0.1, 0.1, None, specificity=0.5), line("b", 0.1, 0.1, 0.7, specificity=0.6)], [])
     assert ranking.utility == "specificity" and "ASR 50.0%" in ranking.rule
-    # ASR on the training questions stands in, but not for one that is withheld.
+    # ASR on the training questions replaces a missing ASR, but not a withheld one.
     known = {"asr_eff": Row(value=0.2, low=0.1, high=0.3), "sarr": Row(value=0, low=0, high=0.1)}
     gone = known | {"asr_gen": Row(withheld="3% failed")}
     ranking = rank([Line("gone", gone), Line("a", known)], [])
@@ -113,7 +113,7 @@ def test_what_the_figures_allow_to_be_said(lines, text):
 
 
 def judged(folder, run, title="openai:gpt-4o", models=("gpt-4o-2024-08-06",), **more):
-    """A run that the judge of that title scored, as which these models answered."""
+    """Write a run that a judge of this title scored; `models` are the models that answered as the judge."""
     asr = metric(0.5, 0.4, 0.6, judge=title)
     told = [{"judge": title, "model": model, "fingerprint": None, "replies": 3} for model in models]
     told += [{"judge": "of another metric", "model": "rules", "fingerprint": "fp_1", "replies": 9}]

@@ -1,4 +1,4 @@
-"""scripts/reproduce.bash: a whole chain, its plan, its status, what is finished stays, what is refused."""
+"""scripts/reproduce.bash: a complete chain, its plan and status, finished steps that stay, and refusals."""
 
 import json
 import os
@@ -21,20 +21,20 @@ from safeeraser.infer.options import arguments as infer_arguments
 from safeeraser.score.options import arguments as score_arguments
 from safeeraser.unlearn.objective.losses import LOSSES
 
-# In place of a VQA benchmark, of which the tiny model has none: the figure is written down.
+# Stands in for a VQA benchmark, because there is none for the tiny model: writes a fixed figure.
 KNOWN = """import json, sys; json.dump({"value": 0.5, "n": 4}, open(sys.argv[1] + "/specificity.json", "w"))"""
 REFUSED = read_beside(__file__, "cases.yaml")["words"]
 PAGE = read_beside(__file__, "page.yaml") | {"data": str(TRAIN.parent)}
 PAGE |= {"specificity": f"python -c {shlex.quote(KNOWN)} {{run}}"}
 PAGE["audit_options"] += f" --val_file={TRAIN}"
 JOBS = read_beside(__file__, "cases.yaml")["jobs"]
-DUAL = "--forget_options=recipe.weights.decoupled={at_most:0.3,start:0.5}"  # a shell's braces
+DUAL = "--forget_options=recipe.weights.decoupled={at_most:0.3,start:0.5}"  # with braces, which are special to a shell
 CHAIN = ("unlearn", "infer_train", "infer_val", "score_train", "score_val", "specificity", "audit")
 
 
 @pytest.fixture
 def given(tmp_path, monkeypatch, forks):
-    """The page's words; data and model are the recorded ones."""
+    """The words for a config file of the test, with the recorded data and model."""
     monkeypatch.setenv("PATH", f"{forks.folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     page = tmp_path / "page.yaml"
@@ -43,7 +43,7 @@ def given(tmp_path, monkeypatch, forks):
 
 
 def reproduce(*words):
-    """As scripts/reproduce.bash begins it."""
+    """Call workflow/door.py as scripts/reproduce.bash does."""
     call = ["python", "workflow/door.py", *map(str, words)]
     return subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
 
@@ -72,7 +72,7 @@ def test_one_command_leads_from_data_to_the_report_and_does_nothing_twice(given,
     before, answers = content(out / "steps"), {path: path.read_bytes() for path in (out / "popd").glob("pred*.json")}
     done = reproduce(*words, "--audit")
     assert done.returncode == 0 and "[popd]" not in done.stdout and content(out / "steps") == before
-    # The status, and options that cannot be meant, touch nothing.
+    # --status and wrong options touch nothing.
     before = content(out)
     done = reproduce(*given, f"--out={out}", "--methods=popd ga", "--audit", "--status")
     rows = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("steps/")]
@@ -84,7 +84,7 @@ def test_one_command_leads_from_data_to_the_report_and_does_nothing_twice(given,
     assert "did you mean '--limit'" in done.stderr and "--max_blank" in done.stderr and content(out) == before
     wrong = reproduce(*words, "--seeds=233 1", "--forget_options=lr=-1")
     assert wrong.returncode == 2 and "error: forget.py: config: lr=-1" in wrong.stderr and "[popd]" not in wrong.stdout
-    # What has ended with another option runs again, and the command itself refuses to take the other one's place.
+    # A step that ended with another option runs again, and forget.py itself refuses to overwrite the earlier run.
     done = reproduce(*words, "--forget_options=lr=0.001")
     assert done.returncode == 1 and "have changed: steps/popd/unlearn.done" in done.stdout
     assert re.search(r"error: popd: unlearn failed: .*its run has another lr \(0.0001, now 0.001\)", done.stderr)
@@ -93,7 +93,7 @@ def test_one_command_leads_from_data_to_the_report_and_does_nothing_twice(given,
 
 @pytest.mark.slow
 def test_a_plan_by_hand(given, tmp_path, monkeypatch, forks):
-    """`plan.txt`: hours by what was measured or, where that failed, by the views that another method reads."""
+    """`plan.txt`: hours from measured speeds. If measuring a method fails, its views scale another method's speed."""
     played = Path(__file__).with_name("played.sh").read_text()
     (python := tmp_path / "bin" / "python").parent.mkdir()
     python.write_text(played.replace("REAL", forks.python))
@@ -111,7 +111,7 @@ def test_a_plan_by_hand(given, tmp_path, monkeypatch, forks):
     rows = [line.split() for line in told.splitlines() if line.strip() and not re.search("[━─┃]", line)]
     costs = [" ".join(row) for row in rows if row[0] != "│"]
     assert "\n".join(costs) == Path(__file__).with_name("plan.txt").read_text().strip()
-    # Eight runs, eighteen records of four questions: three samples, and the benign picture's one.
+    # Eight runs, 18 records of four questions each: three samples for the harmful picture, one for the benign one.
     calls = {row[1]: int(row[5]) for row in rows if row[0] == "│" and row[1] != "all"}
     assert calls == {"asr": 8 * 18 * 12, "rr": 8 * 18 * 12, "sarr": 8 * 18 * 4, "gpt": 8 * 18 * 4}
     assert reproduce(*words, "--dry_run").stdout.endswith("over a network\ndisk: about 16 MiB at the most\n")
@@ -170,10 +170,10 @@ def test_the_words_of_the_shipped_pages_are_understood_by_the_commands(model, tm
 
 
 def test_what_a_method_is_trained_with_decides_whether_it_is_trained_again(monkeypatch):
-    """Its own file and row, not those of others; and results are known by the name in the file."""
+    """Its own file and row decide, not other methods' files and rows. Results are known by the name in the file."""
     made, store = plan("--model=mini"), ConfigStore.instance()
     for name in ("npo_here", "copied"):
-        monkeypatch.setitem(store.repo["forget_loss"], f"{name}.yaml", None)  # which is gone again afterwards
+        monkeypatch.setitem(store.repo["forget_loss"], f"{name}.yaml", None)  # removed again after the test
     before = {method: made.settings(method) for method in ("popd", "npo", "npo+pd")}
     assert len({*before.values()}) == 3
     terms = {"forget": {"loss": "npo", "views": ["forget"], "weight": 1.0, "beta": 0.5}}

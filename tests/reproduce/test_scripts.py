@@ -1,4 +1,4 @@
-"""scripts/reproduce.bash and what calls it: variables become options, and what cannot be meant is refused."""
+"""scripts/reproduce.bash and the scripts around it: variables become options, and wrong ones are refused."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from helpers import ROOT, read_beside
 pytestmark = pytest.mark.slow
 
 CASES = read_beside(__file__, "cases.yaml")
-# In place of Python: prints its words, one a line.
+# A program in place of Python prints its words, one a line, and `ENDS`.
 ENDS = "that was all\n"
 TELLS = f'#!/bin/sh\nprintf "%s\\n" "$@" "{ENDS[:-1]}"\n'
 VARIABLES = ("MODEL", "METHODS", "SEED", "SEEDS", "JUDGE", "OUT", "JOBS", "PUBLISHED", "SPECIFICITY", "AUDIT")
@@ -20,7 +20,7 @@ VARIABLES += ("ACCELERATE_CONFIG", "SIZE", "LANGUAGE_MODEL", "PROFILE")
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The scripts, with nothing to install and another program in Python's place."""
+    """A copy of the scripts that installs nothing, with another program in place of Python."""
     shutil.copytree(ROOT / "scripts", tmp_path / "checkout" / "scripts")
     (tmp_path / "bin").mkdir()
     (tmp_path / "checkout/scripts/setup.bash").write_text(f'export PATH="{tmp_path}/bin:$PATH"\n')

@@ -1,6 +1,6 @@
-"""What scripts/reproduce.bash does by Snakemake: nothing twice, with failures, after kills, on shared GPUs, by Slurm.
+"""The steps that scripts/reproduce.bash runs by Snakemake: none twice, failures, kills, shared GPUs, and Slurm.
 
-The commands are stand-ins that end when and how a test wants (stand_in.sh); the door and Snakemake are the real ones.
+The commands are stand-ins (stand_in.sh) that end when and how a test says. The door and Snakemake are the real ones.
 """
 
 import json
@@ -26,7 +26,7 @@ STEPS = ["unlearn", "predictions_train", "predictions_val", "summary_train", "su
 
 
 class Place:
-    """A folder with results in `out`, and a `python` of its own; what the stand-ins wait for and how they end."""
+    """A folder with results in `out`, a `python` of its own, and files that say when and how the stand-ins end."""
 
     def __init__(self, folder, other):
         self.folder, self.out, self.started = folder, folder / "out", []
@@ -67,7 +67,7 @@ class Place:
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes a place for results; what a failed test has left at work there is killed."""
+    """A function that makes a `Place`. Processes that a failed test has left there are killed."""
     yield lambda python: Place(tmp_path, python)
     for each in psutil.process_iter(["cmdline"]):
         if any(str(tmp_path) in word for word in each.info["cmdline"] or ()):
@@ -76,13 +76,13 @@ def make(tmp_path):
 
 @pytest.fixture
 def place(make, forks):
-    """Snakemake begins where it is loaded already."""
+    """A place whose `python` is a fork that has libraries loaded already."""
     return make(forks.python)
 
 
 @pytest.fixture
 def real(make):
-    """Every process is of its own, as a user's are."""
+    """A place with the real Python, which starts anew for each process."""
     return make(sys.executable)
 
 
@@ -94,7 +94,7 @@ def test_finished_steps_are_passed_over_and_done_anew_with_what_rests_on_them(pl
     (place.out / "steps/po/infer_val.done").unlink()
     place.out = place.out.rename(place.folder / "moved")  # results may be moved
     log = place.out / "steps/po/infer_val.log"
-    watcher = subprocess.Popen(["tail", "-f", log], stdout=subprocess.DEVNULL)  # who reads is not waited for
+    watcher = subprocess.Popen(["tail", "-f", log], stdout=subprocess.DEVNULL)  # a reader is not waited for
     assert place.finish().returncode == 0
     assert place.did("po")[len(STEPS) :] == ["predictions_val", "summary_val"] and watcher.poll() is None
     watcher.kill()
@@ -129,15 +129,15 @@ NIGHTLY = [pytest.param(what, marks=pytest.mark.nightly) for what in ("snakemake
 
 @pytest.mark.parametrize("what", ["door.py", *NIGHTLY])
 def test_killed_it_goes_on_where_it_was(make, forks, what):
-    """The door alone, Snakemake as well, or all: what is left at work is waited for, and nothing is done twice."""
+    """Kill the door, Snakemake too, or all. The next start waits for processes that are left; no step runs twice."""
     place = make(forks.python if what == "door.py" else sys.executable)
     process = place.start()
     for waiting, ready in (("unlearn", "-unlearn"), ("predictions_train", "")):
         until(lambda: waiting in place.did("po", "began"))  # noqa: B023 -- at once
         for each in family(process, what, "door.py"):
-            with suppress(psutil.NoSuchProcess):  # it ends by itself where what it waits for was killed before
+            with suppress(psutil.NoSuchProcess):  # it ends by itself if the process that it waits for is killed first
                 each.kill()
-        process.wait()  # what it has started may hold its output open
+        process.wait()  # its children may hold its output open
         process = place.start()
         if what:
             assert any("waiting: a killed command has left processes" in line for line in process.stdout)
@@ -147,7 +147,7 @@ def test_killed_it_goes_on_where_it_was(make, forks, what):
 
 
 def family(process, *names):
-    """A process and what it has started, those of them with such a word in their command lines."""
+    """The living among a process and its descendants whose command lines contain one of `names`."""
     every = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     alive = [each for each in every if each.status() != psutil.STATUS_ZOMBIE]
     return [each for each in alive if any(name in " ".join(each.cmdline()[:4]) for name in names)]
@@ -185,7 +185,7 @@ def test_steps_share_the_gpus_and_no_secret_is_written(place):
 
 @pytest.mark.nightly
 def test_slurm_is_handed_each_step_as_a_job(real):
-    """Programs in place of Slurm's run the jobs at once, on this machine."""
+    """Stand-ins for Slurm's programs run the jobs at once, on this machine."""
     real.have(*PROGRAMS)
     soon = ("--seconds-between-status-checks=1", "--slurm-init-seconds-before-status-checks=1", "--latency-wait=5")
     done = real.finish("--profile=slurm", "--", *soon)

@@ -1,1 +1,1 @@
-"""Tests of safeeraser.score. A package, so that its modules may share helpers and names with other rooms."""
+"""Tests of safeeraser.score. A package, so that its modules can share helpers and reuse names from other folders."""

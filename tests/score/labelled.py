@@ -1,4 +1,4 @@
-"""What the tests of labels share: predictions to label, the sheet of a run, and filling it in."""
+"""Helpers of the tests of labels: predictions to label, the sheet of a run, and filling in the sheet."""
 
 import csv
 
@@ -9,7 +9,7 @@ FORMULA = '=HYPERLINK("http://127.0.0.1/","x")'
 
 
 def files(folder, count=12):
-    """The options for records of three categories: every fourth refuses, some are blank or want to be code."""
+    """Options for records of three categories: every fourth refuses, some responses are degenerate, blank or code."""
     records = [record(number, ("Weapon", "Violence", "Sex")[number % 3]) for number in range(count)]
     values = [predicted(value) for value in records]
     for number, value in enumerate(values):
@@ -37,7 +37,7 @@ def sheet(path, given, *more):
 
 
 def fill_in(path, rows, choose=lambda row: row["label"], delimiter=","):
-    """Write the rows with their labels as a spreadsheet saves them."""
+    """Write the rows with their labels, as a spreadsheet saves them."""
     with open(path, "w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, list(rows[0]), delimiter=delimiter)
         writer.writeheader()
@@ -46,5 +46,5 @@ def fill_in(path, rows, choose=lambda row: row["label"], delimiter=","):
 
 
 def nth(n):
-    """Chooses the word at this place of a row's choices."""
+    """A function that chooses the word at index `n` of a row's choices."""
     return lambda row: row["choices"].split(" / ")[n]

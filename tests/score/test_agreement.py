@@ -1,6 +1,6 @@
-"""`--agree`: a judge beside labels or another judge; the figures by hand, and through the command.
+"""`--agree` compares a judge with labels or with another judge: the figures by hand, and through the command.
 
-And `--check_judge`: a judge is asked about cases of known truth; what it got right is printed and sets the exit code.
+And `--check_judge` asks a judge about cases of known truth; its accuracy is printed and sets the exit code.
 """
 
 import json
@@ -21,7 +21,7 @@ def of_all(labelled):
 
 
 def test_a_table_by_hand():
-    """Of 100: 40 both, 10 the judge alone, 5 the label alone, 45 neither."""
+    """Both count 40 of 100 responses, only the judge counts 10, only the label 5, and neither counts 45."""
     kinds = [(True, True)] * 40 + [(True, False)] * 10 + [(False, True)] * 5 + [(False, False)] * 45
     labelled = [Labelled(number, *kind) for number, kind in enumerate(kinds)]
     told = of_all(labelled)
@@ -34,21 +34,21 @@ def test_a_table_by_hand():
     assert {name: told[name]["value"] for name in by_hand} == pytest.approx(by_hand)
     assert (told["judge"], told["corrected"]) == (0.5, pytest.approx(0.45))
     assert all(told[name]["low"] < told[name]["value"] < told[name]["high"] for name in by_hand)
-    assert 0.33 < told["low"] < 0.37 and 0.53 < told["high"] < 0.57  # of 45 in 100 alone: 0.350 to 0.553
+    assert 0.33 < told["low"] < 0.37 and 0.53 < told["high"] < 0.57  # the interval of 45 in 100: 0.350 to 0.553
 
 
 def test_what_no_label_tells_is_not_made_up():
     told = agreement([(1, True), (2, False), (3, False)], [Labelled(2, False, False), Labelled(3, False, True)])
     assert told["kappa"] is None and told["corrected"] is None and told["judge"] == pytest.approx(1 / 3)
-    # A judge that never finds anything, with labels that agree, has a specificity and no sensitivity.
+    # A judge that never counts a response, with labels that agree, has a specificity but no sensitivity.
     told = of_all([Labelled(n, False, False) for n in range(50)])
     assert told["sensitivity"] is None and told["kappa"] is None and told["specificity"]["value"] == 1
     assert told["corrected"] == 0 and 0.05 < told["high"] < 0.15
-    # One that always says the same is not sure to miss nothing.
+    # A judge that always says the same may have missed responses.
     told = agreement([(n, True) for n in range(50)], [Labelled(n, True, n % 4 == 0, 2.5) for n in range(20)])
     assert told["sensitivity"]["value"] == 1 and 0.5 < told["sensitivity"]["low"] < 0.95
     assert told["specificity"]["value"] == 0 and told["corrected"] == 0.25
-    # Four of five responses are known to be blank, and 30 labels on the others find nothing: these may hold a tenth.
+    # Four of five responses are known to be blank. 30 labels find nothing in the others, of which a tenth may count.
     known = [Labelled(n % 400, False, False) for n in range(4 * 960)]
     rest = [Labelled(n % 400, False, False, 32.0) for n in range(960)]
     judged = [(one.cluster, one.judge) for one in known + rest]
@@ -64,7 +64,7 @@ def told_by(folder, *words):
 
 
 def truth(row):
-    """Refusals are safe, and every fifth other response too, which the rules do not see."""
+    """Refusals are safe, and so is every fifth record, which the rules do not see."""
     refuses = row["response"].startswith("I'm sorry")
     if row["metric"] == "asr":
         return "safe" if refuses or int(row["record"]) % 5 == 2 else "unsafe"
@@ -88,7 +88,7 @@ def test_labels_of_every_response_give_the_true_rates(tmp_path):
 
 
 def test_two_judges_on_the_same_responses(tmp_path, serve):
-    """The other one finds every second record's harmless."""
+    """The other judge finds the responses of every second record safe."""
     given, other = files(tmp_path, 4), tmp_path / "other"
 
     def script(_, prompt):
@@ -105,8 +105,8 @@ def test_two_judges_on_the_same_responses(tmp_path, serve):
         assert told["agreement_with"]["judge"] == (None if name else "openai:gpt-4o, rules")
     assert found[0] == found[1] and "beside the other judge" in run.stdout
     of, rate = found[0]["asr"], json.loads((other / "summary_val.json").read_text())["asr"]["value"]
-    # Of 4 records the rules count the 3 that do not refuse, less a blank response; the other judge 2 of these, less two
-    # responses that are no sentence and so do not tell their record.
+    # The rules count the responses of the 3 records, of 4, that do not refuse, less a blank one. The other judge counts
+    # 2 of the 3 records, less two responses that are no sentence and so do not contain their question.
     assert of["table"] == {"both": 2 * 12 - 3, "judge_only": 12 + 2, "label_only": 0, "neither": 12}
     assert of["corrected"] == pytest.approx(rate, abs=0.01) and found[0]["rr"]["kappa"]["value"] == 1
 
@@ -121,13 +121,13 @@ PROMPTS = {render_prompt(case.query(number), swapped=True): case for number, cas
 
 
 def knows(prompt):
-    """What a judge that knows all the truth says to a case's prompt."""
+    """The reply of a judge that knows the truth about every case."""
     truth = PROMPTS[prompt].truth
     return truth if isinstance(truth, str) else f"{sum(truth) / 2:.2f}"
 
 
 def test_the_rules_are_checked_from_python():
-    """They know no harm, and fall short."""
+    """The rules do not recognise harm, so they fall short."""
     checked = score(check_judge=True, judge="rules", min_accuracy=0.85)
     right = {metric: (of["judge"], of["n"], of["right"], of["wrong"]) for metric, of in checked.summary.items()}
     assert right == {"asr": ("rules", 53, 26, 27), "rr": ("rules", 53, 44, 9), "sarr": ("rules", 32, 28, 4)}

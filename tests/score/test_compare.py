@@ -1,4 +1,4 @@
-"""`--compare`: two runs on the same requests, their differences by hand, and what stands in the way of one.
+"""`--compare`: two runs on the same requests, their differences by hand, and the reasons why there may be none.
 
 And the worst case over several runs, on the requests that all have.
 """
@@ -14,7 +14,7 @@ REFUSAL = "I cannot help with that."
 
 
 def score(folder, *words, change=lambda values: None, records=2):
-    """Score records whose predictions `change` changes; gives the run and the summary's comparison."""
+    """Score records whose predictions `change` changes; returns the run and the summary's comparison."""
     folder.mkdir(exist_ok=True)
     originals = [record(number) for number in range(records)]
     values = [predicted(value) for value in originals]
@@ -27,13 +27,13 @@ def score(folder, *words, change=lambda values: None, records=2):
 
 @pytest.fixture
 def other(tmp_path):
-    """The summary of a run by the rules on two records, of which none refuses."""
+    """The summary of a run by the rules on two records without refusals."""
     assert score(tmp_path / "other")[0].returncode == 0
     return tmp_path / "other" / "s.json"
 
 
 def refuse(values):
-    """Of the first record a third of the responses refuse; of the third all, which the other run does not have."""
+    """A third of the first record's responses refuse, and all of the third record's, which the other run lacks."""
     for pair in values[0]["unsafe_pairs"]:
         pair["model_response1"] = REFUSAL
     for pair in values[2]["unsafe_pairs"]:
@@ -41,12 +41,12 @@ def refuse(values):
 
 
 def test_differences_by_hand(tmp_path, other):
-    """On the 24 requests in common; from two pictures the interval is that of what is gained and what is lost."""
+    """On the 24 common requests. With two pictures, the interval joins the bounds of gains and of losses."""
     run, compared = score(tmp_path / "mine", "--compare", other, change=refuse, records=3)
     expected = {"asr": (pytest.approx(-4 / 24), 24), "rr": (pytest.approx(4 / 24), 24), "gpt_eval": (None, 0)}
     expected |= {"sarr": (0.0, 8), "rouge_l": (0.0, 8)}
     assert {metric: (compared[metric]["difference"], compared[metric]["n"]) for metric in expected} == expected
-    # Two pictures, so two trials, 1/3 of one positive; nothing is lost. Joined as Newcombe does.
+    # Two pictures are two trials, of which 1/3 is positive; nothing is lost. Bounds are joined by Newcombe's method.
     gain, most, none = 1 / 6, beta.ppf(0.975, 1 / 3 + 1, 2 - 1 / 3), beta.ppf(0.975, 1, 2)
     least = beta.ppf(0.025, 1 / 3, 2 - 1 / 3 + 1)
     bounds = (gain - ((gain - least) ** 2 + none**2) ** 0.5, most)
@@ -81,7 +81,7 @@ def test_a_run_that_cannot_be_compared_with_is_refused(tmp_path, monkeypatch, ot
 
 
 def verdicts(folder, name, unsafe, refused):
-    """A file of verdicts on one record: of its pairs those that are unsafe, and those refused on the benign picture."""
+    """A file of verdicts on one record, given its unsafe pairs and the pairs refused on the benign picture."""
     raw = record(0)
     for number, pair in enumerate(raw["unsafe_pairs"]):
         pair["model_response1_asr"] = "unsafe" if number in unsafe else "safe"

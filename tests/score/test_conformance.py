@@ -1,4 +1,4 @@
-"""The figures recorded from the released implementation, to the last digit, through the command a user runs."""
+"""The command gives the figures that were recorded from the released implementation, to the last digit."""
 
 import json
 
@@ -12,7 +12,7 @@ ASKED = ("asr", "rr", "sarr", "gpt_eval")
 
 @pytest.fixture
 def replay(tmp_path):
-    """Scores by the recorded replies; gives the run and what it wrote, by name."""
+    """Score with the recorded replies; returns the run and the contents of the files that it wrote."""
 
     def scored(*more, replies=RECORDED / "replies.json"):
         out = ("--output_file_rr", tmp_path / "verdicts.json", "--summary", tmp_path / "summary.json")
@@ -36,9 +36,9 @@ def test_the_release_statistics_are_reproduced_to_the_last_digit(replay):
     assert (asr["value"], asr["n"], asr["failed"] + asr["unparsed"], asr["skipped"]) == (30 / 71, 71, 20, 1)
     assert asr["low"] < asr["value"] < asr["high"] and summary["pictures"] == 6
     assert summary["gpt_eval"]["value"] == EXPECTED["utility"]["average_gpt_score"]
-    # Recorded are five ratings "Score: 0.8", which the release cannot read, and nothing that it reads wrongly.
+    # Five recorded ratings are "Score: 0.8", which the release cannot read. It reads no reply wrongly.
     assert [summary[metric]["differ"] for metric in ASKED] == [0, 0, 0, 5]
-    # What was saved is what was replayed.
+    # The saved replies are the replayed ones.
     recorded = json.loads((RECORDED / "replies.json").read_text())
     assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, recorded))
 

@@ -1,4 +1,4 @@
-"""The commands of docs/guides/score-and-judge.md, run as they stand there."""
+"""The commands of docs/guides/score-and-judge.md, run as they are written there."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ COMMANDS = re.findall(r"^ {4}python eval_all\.py (.*)$", PAGE, re.MULTILINE)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with the files that the page names."""
+    """A working directory with the files that the guide names."""
     for folder in ("dataset", "results"):
         (tmp_path / folder).mkdir()
     for category, answers, asked in (("answer", "results/xstest", "xstest"), ("Violence", "predictions_val", "all")):
@@ -37,11 +37,11 @@ def test_every_command_runs_one_after_another(folder, serve):
     for command in COMMANDS:
         if "--agree sheet_val_labels.csv" in command:
             rows = rows_of(folder / "sheet_val.csv")
-            rows = [{name: row[name] for name in (*LABEL, "choices")} for row in rows]  # as the page saves them
+            rows = [{name: row[name] for name in (*LABEL, "choices")} for row in rows]  # as the HTML page saves them
             fill_in(folder / "sheet_val_labels.csv", rows, lambda row: nth(int(row["place"]) % 2)(row))
         words = shlex.split(command.replace("http://localhost:8000/v1", server.url))
         done = run_eval(*words)
-        short = "--check_judge" in words and "--dry_run" not in words  # the rules know no harm, and the page says so
+        short = "--check_judge" in words and "--dry_run" not in words  # the rules do not recognise harm, see the guide
         assert done.returncode == (3 if short else 0), (command, done.stderr)
         for option in ("--summary", "--output_file_rr", "--save_replies", "--label_sheet", "--disagreements"):
             if option in words and "--dry_run" not in words:

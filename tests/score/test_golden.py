@@ -1,6 +1,6 @@
-"""A whole run over made-up predictions with three judges, under both protocols: every figure, file and line of it.
+"""A complete run over made-up predictions with three judges, under both protocols: its figures, files and lines.
 
-The golden files hold all that a run writes. The figures that matter are counted by hand as well.
+The golden files hold all that a run writes. The figures that matter are also counted by hand.
 """
 
 import csv
@@ -17,24 +17,24 @@ from safeeraser.benchmark.files import sha256
 
 GOLDEN = Path(__file__).parent / "golden"
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "You can use the kettle to boil water."
-# Three records: the first answers nearly all, the second refuses, the third gives back half.
+# Three records: the first mostly answers, the second refuses, and one response of the third recovers half.
 MADE = json.loads((Path(__file__).parent / "made.json").read_text(encoding="utf-8"))
-# Value and number of each figure, counted on `made.json`; ASR is the guard's, to whom what has no kettle is safe.
+# Value and n of each figure, counted on `made.json`. The guard decides ASR; to it, a response without "kettle" is safe.
 COUNTED = {
     "asr": (20 / 34, 34),
     "rr": (13 / 35, 35),
-    "sarr": (4 / 12, 12),  # two refusals, one blank, one salad
+    "sarr": (4 / 12, 12),  # two refusals, one blank, one degenerate
     "rouge_l": ((2 / 7 + 9) / 10, 10),
     "gpt_eval": ((0.25 + 6 * 0.75) / 10, 10),  # three of ten replies are unreadable and count 0
     "recovered": (0.5 / 35, 35),
 }
-# Under `corrected` blank responses count as what they are, and lost replies not at all.
+# Under `corrected`, blank responses count as safe or as 0, and lost replies do not count.
 CORRECTED = {"asr": (20 / 35, 35), "rouge_l": ((2 / 7 + 9) / 11, 11), "gpt_eval": ((0.25 + 6 * 0.75) / 8, 8)}
 
 
 @pytest.fixture
 def run(tmp_path, serve, monkeypatch):
-    """Scores what was made by a guard, the rules and a general judge, and gives the summary and the run."""
+    """Score the predictions with a guard, the rules and a general judge; returns the summary and the run."""
     monkeypatch.setenv("COLUMNS", "120")
     predictions, data = write_files(tmp_path, MADE["records"], MADE["predictions"])
     described_by(predictions).write_text(json.dumps(MADE["made_with"]))
@@ -59,7 +59,7 @@ def run(tmp_path, serve, monkeypatch):
 
 
 def steady(folder, summary, done):
-    """All that a run wrote, but for what another day, machine or wording of a prompt changes."""
+    """All that a run wrote, without the parts that depend on the day, the machine or the wording of a prompt."""
     others = ("versions", "inputs", "data_file", "provenance", "prompts", "rules", "guards")
     told = {key: of for key, of in summary.items() if key not in others}
     verdicts, told["statistics"] = (json.loads((folder / name).read_text()) for name in ("v.json", "v.txt"))
@@ -71,7 +71,7 @@ def steady(folder, summary, done):
 
 @pytest.mark.parametrize("protocol", ["official", "corrected"])
 def test_all_that_a_run_writes(tmp_path, run, protocol):
-    """After a change that is meant, run once with UPDATE_SNAPSHOTS=1 and look at the difference."""
+    """After an intended change, run once with UPDATE_SNAPSHOTS=1 and look at the difference."""
     summary, done = run("--protocol", protocol, "--refusals", "--recovered", "--max_failed", 1, "--max_blank", 1)
     found, path = steady(tmp_path, summary, done), GOLDEN / f"{protocol}.json"
     if os.environ.get("UPDATE_SNAPSHOTS"):
@@ -107,7 +107,7 @@ def test_what_is_past_a_bound_is_withheld_with_exit_code_3(run):
 
 
 def test_concepts_that_training_lacks_have_figures_of_their_own(tmp_path, run):
-    """A concept is a keyword; of a record without one neither is known."""
+    """A concept is a keyword. A record without a keyword counts neither as shown nor as held-out."""
     known, _ = run("--max_failed", 1, "--max_blank", 1)
     assert "by_concept" not in known, "there is no training file beside"
     for keywords, found in ((("k", "other"), []), (("k",), ["held-out", "shown"])):

@@ -15,7 +15,7 @@ SPACE, LEFT = " ", "\ue012"
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """A browser with the sheet of every response; its folder, the options of its run and its rows."""
+    """A browser, the folder of a sheet with all responses, the options of its run, and its rows."""
     folder = tmp_path_factory.mktemp("page")
     given = files(folder)
     rows = sheet(folder / "sheet.csv", given, "--label_n", 1000)
@@ -42,7 +42,7 @@ def test_responses_are_masked_and_labels_by_keys_outlast_a_reload_are_saved_and_
     body = "return document.querySelector('main').innerHTML"
     assert text(driver, "title").startswith(f"1 of {len(rows)}: ") and not is_shown(driver, "texts")
     assert rows[0]["response"] not in driver.execute_script(body) + accessible(driver)
-    press(driver, "1")  # what was not read is not labelled
+    press(driver, "1")  # an unread response is not labelled
     assert text(driver, "count") == f"0 of {len(rows)}" and text(driver, "title").startswith("1 of")
     press(driver, SPACE)
     assert text(driver, "response") == rows[0]["response"] and text(driver, "question") == rows[0]["question"]
@@ -58,7 +58,7 @@ def test_responses_are_masked_and_labels_by_keys_outlast_a_reload_are_saved_and_
     assert text(driver, "count") == f"4 of {len(rows)}" and text(driver, "title").startswith("4 of")
     press(driver, LEFT)
     assert [of.text[0] for of in everything(driver, "#choices button[aria-pressed='true']")] == ["2"]
-    for response in (NASTY, FORMULA):  # want to be code, and are shown as text
+    for response in (NASTY, FORMULA):  # code is shown as text
         driver.execute_script(f"go({[row['response'].lstrip(chr(39)) for row in rows].index(response)})")
         press(driver, SPACE)
         assert text(driver, "response") == response and driver.title == "Label sheet"

@@ -18,7 +18,7 @@ def given(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory, given):
-    """Ninety of the responses."""
+    """The rows of a sheet of 90 responses."""
     return sheet(tmp_path_factory.mktemp("sheet") / "sheet.csv", given, "--label_n", 90)
 
 
@@ -62,7 +62,7 @@ def test_a_spreadsheet_finds_no_formula_and_a_reader_every_sign(tmp_path, given)
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_what_a_spreadsheet_saves_is_read(tmp_path, rows, delimiter):
-    long = rows[0] | {"response": "word " * 30000}  # past what Python's reader takes by itself
+    long = rows[0] | {"response": "word " * 30000}  # longer than the default limit of Python's reader
     labels = read_labels(fill_in(tmp_path / "l.csv", [long, *rows[1:]], lambda row: nth(0)(row).upper(), delimiter))
     values = {key[0]: label.value for key, label in labels.items()}
     assert len(labels) == 90 and values == {"asr": 1, "rr": 1, "sarr": 0}

@@ -1,4 +1,4 @@
-"""What a user gets wrong: exit code 2, one line that names it, no key in it, and nothing written or replaced."""
+"""A user's mistakes: exit code 2, one line that names the mistake and no key, and nothing written or replaced."""
 
 import json
 import shlex
@@ -65,7 +65,7 @@ def test_files_that_do_not_belong_together(tmp_path, given, records, values, wor
 
 @pytest.mark.parametrize("place", ["v.json", "v.txt", "s.json", "r.json"])
 def test_a_file_that_no_scoring_run_wrote_is_not_replaced(tmp_path, given, place):
-    """Predictions of another model, say, which take hours to make."""
+    """It may hold the predictions of another model, which take hours to make."""
     given = (*given, *RULES, "--save_replies", "r.json")
     for content in ("my notes", '[{"a": 1}]', '{"asr": 1}', json.dumps(PREDICTED)):
         (tmp_path / place).write_text(content)

@@ -1,4 +1,4 @@
-"""The material of the self-test, made once a file."""
+"""The self-test's material, made once for each test file."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A small random model of each family passes what the self-test checks on it, and prepares what a trap of it needs."""
+"""A small random model of each family passes the self-test's checks. Qwen3-VL's knows every word of the questions."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_a_small_model_answers_as_it_is_asked(bench):
     assert vlm.preprocessor.tokenizer.unk_token_id not in {token for row in rows for token in row.input_ids}
 
 
-IN_CI = ("gemma-3", "qwen3-vl")  # answers in batches, a mask of its own; positions in three dimensions
+IN_CI = ("gemma-3", "qwen3-vl")  # answers in batches and a mask of its own; three-dimensional positions
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""What the self-test compares, with values worked out by hand: a figure and its bounds, distances, what parts and what
-fits; and a report tells of nobody."""
+"""The self-test's comparisons, against values worked out by hand: figures and their bounds, distances, responses that
+differ, and sizes that fit. A report names no person."""
 
 import math
 import os
@@ -38,21 +38,21 @@ def text(tokens, logits):
 
 def test_how_far_a_step_is_from_another_and_what_it_is_held_to():
     one, two = observed(2.0, [3.0, 4.0], [3.0, 4.0]), observed(2.5, [0.0, 4.0], [3.3, 4.4])
-    spread = math.sqrt(0.5)  # of 3 and 4
-    # Expected of layers of the language model, and of the vision tower all but the last; 8 results each.
+    spread = math.sqrt(0.5)  # the standard deviation of 3 and 4
+    # Expected from 8 rounded results in each layer: two of the language model, and the first two of the vision tower.
     assert off_by(torch.bfloat16, "tiny") == pytest.approx(2**-8 * math.sqrt(8 * 4))
     assert off_by(torch.float32, "tiny") == pytest.approx(2**-24 * math.sqrt(8 * 4 * 128))
     figures = list(compare("k", two, one, 0.1))
     assert [each["value"] for each in figures] == pytest.approx([0.5, 3 / 5, 0.1, 0])
     assert [each["most"] for each in figures] == pytest.approx([0.2 * spread, 0.4, 0.2, 0.6])
-    # Beside a kernel that is off by less, held to 1.5 times that; beside one that is off by nothing, to a share.
+    # The bound is 1.5 times the distance of another kernel, or a share of the plain bound if that kernel is exact.
     half = observed(2.0, [2.5, 4.0], [3.0, 4.0])
     found = [each["most"] for each in compare("k", two, one, 0.1, half)]
     assert found == pytest.approx([0.2 * spread, 0.15, 0.03, 0.6])
 
 
 def test_how_near_tokens_were_that_are_taken_for_each_other():
-    # Deviation of (3, 2, 1, 0): sqrt(5/3). The texts part at their second token, chosen 1 below the best.
+    # The deviation of (3, 2, 1, 0) is sqrt(5/3). The texts differ at the second token, whose logit is 1 below the best.
     its = text([0, 0, 0], [[3.0, 2.0, 1.0, 0.0]] * 3)
     assert confused([text([0, 1, 3], [[0.0]]), its], [its, its]) == pytest.approx(1 / math.sqrt(5 / 3))
     assert confused([its], [its]) == 0
@@ -65,8 +65,8 @@ def test_responses_that_part():
     logits = torch.zeros(3, 502)
     logits[:, 490], logits[:, 480], logits[:, 470] = 3.0, 2.9, 1.0
     said, deviation = Text([490, 490, 490], logits, [2, 480]), logits[0].std().item()
-    assert said.gap([490, 490]) == pytest.approx(0.1 / deviation, rel=1e-5)  # ended early: by the likeliest that ends
-    assert (said.gap([490] * 4), said.gap([490] * 3)) == (math.inf, None)  # the one goes on
+    assert said.gap([490, 490]) == pytest.approx(0.1 / deviation, rel=1e-5)  # ended early: by the likeliest end token
+    assert (said.gap([490] * 4), said.gap([490] * 3)) == (math.inf, None)  # the first is longer than the limit
     assert said.gap([490, 470]) == pytest.approx(2 / deviation)
     assert Text([490, 490], logits, [2, 480]).gap([490, 490]) is None
 
@@ -90,7 +90,7 @@ def test_a_size_that_does_not_fit_is_refused(tmp_path, monkeypatch, memory, disk
         material.write(wanted, tmp_path)
 
 
-# Each size that does not fit is outlined first, which takes seconds.
+# Larger sizes are tried first. To outline a size that does not fit takes seconds.
 SMALLER = [pytest.param(gib, size, marks=pytest.mark.slow) for gib, size in ((17, "1b"), (2, "tiny"))]
 
 
@@ -118,6 +118,6 @@ def test_a_report_tells_of_the_machine_and_of_nobody(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("words", "says"), read_beside(__file__, "checks.yaml")["mistakes"])
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, words, says):
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # of this process, which goes on
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process goes on, so it keeps its handlers
     write_json(tmp_path / "other.json", {"kind": "mine"})
     refused(tmp_path, "safeeraser.selftest", *words, cwd=tmp_path, says=says)

@@ -1,5 +1,5 @@
-"""The self-test as a user starts it: all passes on a CPU, what is broken fails, and a check that fails, or a signal,
-harms nothing else."""
+"""The self-test as a user starts it: it passes on a CPU and finds attention that is a little off. A check that fails,
+hangs or is killed does not harm the others."""
 
 import json
 import multiprocessing
@@ -18,13 +18,13 @@ from safeeraser.selftest.training import compare, observe, off_by
 
 pytestmark = pytest.mark.xdist_group("engines")
 
-LAUNCHED = ("engines", "resume", "commands")  # by processes of their own
+LAUNCHED = ("engines", "resume", "commands")  # they launch processes of their own
 ALONE = tuple(name for name in CHECKS if name not in LAUNCHED)
 
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Checks are made in a fork of this process: one that is spawned, as nightly, loads torch for half a minute."""
+    """Run checks in a fork of this process. A spawned one, as in the nightly test, loads torch for half a minute."""
     monkeypatch.setattr("multiprocessing.get_context", lambda _, get=multiprocessing.get_context: get("fork"))
 
 
@@ -66,7 +66,7 @@ END = "its process ended with exit code"
 
 @pytest.fixture
 def make_up(tmp_path, monkeypatch, forked):
-    """Puts made-up checks, by name their bodies, in place of the real ones."""
+    """A function that replaces the real checks by made-up ones, given as name -> body."""
 
     def make(checks):
         package = tmp_path / "made_up_checks"
@@ -116,7 +116,7 @@ def test_a_check_that_fails_leaves_the_others_alone(make_up, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_fused_attention_whose_scale_is_a_little_off_fails(bench, monkeypatch):
-    """Eager attention is held to theory alone, fused attention to eager's too."""
+    """Eager attention is held to theory alone, fused attention also to the distance of eager attention."""
     reference, off = observe(bench, dtype="float32", attention="eager"), off_by(torch.bfloat16, "tiny")
     right, eager = functional.scaled_dot_product_attention, observe(bench, dtype="bfloat16", attention="eager")
     assert all(figure["good"] for figure in compare("k", eager, reference, off))

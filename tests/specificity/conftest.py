@@ -1,4 +1,4 @@
-"""A run of the command with a stand-in for lmms-eval."""
+"""Run the specificity command with a stand-in for lmms-eval."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from safeeraser.benchmark.files import sha256
 
 
 class Bench:
-    """An adapter whose merged model is there already, and a stand-in that finds half of everything right."""
+    """An adapter whose merged model is there already, and a stand-in for lmms-eval that finds half of all right."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.adapter, self.base = folder, folder / "popd", folder / "base"
@@ -28,7 +28,7 @@ class Bench:
         (self.base / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
     def train(self, weights: str) -> None:
-        """An adapter of other weights, merged."""
+        """Write an adapter with the given weights, and its merged model."""
         self.adapter.mkdir(exist_ok=True)
         file = self.adapter / "adapter_model.safetensors"
         file.write_text(weights)
@@ -39,9 +39,9 @@ class Bench:
         (self.folder / "calls.jsonl").write_text("")
 
     def run(self, *arguments, adapter=True) -> SimpleNamespace:
-        """Exit code, output and errors of the command, its calls of the harness, and the file that it wrote."""
+        """Run the command. Return its exit code, output, errors, calls of the harness, and the file that it wrote."""
         self.write()
-        logging.getLogger().handlers.clear()  # else it logs to where pytest listens
+        logging.getLogger().handlers.clear()  # otherwise it logs to pytest's handlers
         first = ["--checkpoint_path", self.adapter] if adapter else []
         done = run("safeeraser.specificity", *first, *arguments, cwd=ROOT)
         calls = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
@@ -62,4 +62,4 @@ def bench(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     yield bench
     signal.signal(signal.SIGTERM, handler)  # the command has set its own
-    logging.getLogger().handlers.clear()  # else another test's log would go where nobody listens any more
+    logging.getLogger().handlers.clear()  # otherwise another test would log to this command's closed stream

@@ -1,7 +1,7 @@
-"""What takes the place of a Python with lmms-eval in the tests: it answers from the script beside it.
+"""A stand-in for a Python with lmms-eval. It answers from script.json in its folder, and logs calls to calls.jsonl.
 
-`known` is what the worker prints of it, `tasks` has of each its figures with `n`, or what else it does. Asking is the
-worker's own work, by modules of the shape that 0.7.3 has. Calls: `calls.jsonl`.
+Script: `known` has the facts that `know` prints, and `tasks` has the figures and `n` of each task, or how it fails.
+`ask` runs the real worker, with stand-ins for the modules of lmms-eval 0.7.3.
 """
 
 import json
@@ -30,7 +30,7 @@ def evaluate(given):
     if does == "hangs":
         (HERE / "pid").write_text(str(os.getpid()))
         time.sleep(600)
-    if does == "retried":  # as what tenacity raises has it
+    if does == "retried":  # like the error that tenacity raises
         raise Retried
     if isinstance(does, str):
         raise OSError(does)

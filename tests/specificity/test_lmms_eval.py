@@ -1,4 +1,4 @@
-"""The real lmms-eval, where LMMS_PYTHON names a Python that has it: its figure is this project's own count."""
+"""The real lmms-eval, if LMMS_PYTHON names a Python that has it: its figure equals this project's own count."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PICTURES = sorted((RECORDED / "dataset" / "img").rglob("*.jpg"))[:6]
 
 
 def test_its_figure_is_our_own_count_on_the_same_items(bench, tmp_path, monkeypatch):
-    """On a random model two answers of three are made the right ones; both must find exactly those."""
+    """Two of three answers of a random model are declared right; both counts must find exactly these answers."""
     questions = [f"Juliet delta Xray {word}?" for word in ("mike", "papa", "echo", "kilo", "lima", "tango")]
     vlm = load_merged(str(MODEL), CHECKPOINT, dtype="float32", lora_alpha=256)
     engine = Engine(vlm, Generation(greedy=True, max_new_tokens=40), 8)

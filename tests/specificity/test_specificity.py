@@ -1,4 +1,4 @@
-"""Specificity by lmms-eval, for which a stand-in stands: what it is asked, what its output means, resume, refusals."""
+"""Specificity with a stand-in for lmms-eval: how it is called, what its output means, resuming, and refusals."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_the_mean_of_the_seven_and_what_entered_it(bench):
     assert result.pop("value") == pytest.approx((6 * 0.5 + 0.22) / 7)
     assert result == read_beside(__file__, "mean.yaml")
     assert "pope (5 of 7): 50.0% of 10 (pope_accuracy, split test)" in done.out and "Specificity: 46.0%" in done.out
-    again = bench.run("--pope", "f1")  # taken from what is kept
+    again = bench.run("--pope", "f1")  # taken from the stored scores
     assert (again.ran, again.result["tasks"]["pope"]["value"]) == ([], 0.25)
     assert again.result["tasks"]["pope"]["metric"] == "pope_f1_score"
 
@@ -67,7 +67,7 @@ def test_what_is_kept_is_of_this_adapter_and_these_settings(bench):
 
 
 def test_what_is_run_without_a_judges_key_or_a_hub_token(bench, monkeypatch):
-    bench.script["known"]["token"] = False  # with which nothing is begun, unless no task wants one
+    bench.script["known"]["token"] = False  # nothing starts without a token, unless no task requires one
     done = bench.run()
     assert done.code == 2 and done.ran == [] and done.out == "" and done.err.count("\n") == 1
     assert "no hub token: lmms-eval loads gqa, scienceqa_img" in done.err and "vizwiz" not in done.err
@@ -105,7 +105,7 @@ def test_what_the_harness_passes_over_in_silence_is_counted(bench, task, gives, 
     bench.script["tasks"][task] |= gives | {"n": 200, "log": log}
     done = bench.run("--tasks", task)
     assert done.code == 3 and done.result["missing"].keys() == {task} and reason in done.result["missing"][task]
-    if log:  # of which one in a hundred is borne
+    if log:  # one failure in a hundred items is tolerated
         bench.script["tasks"][task]["log"] = log[: 2 * len(log) // 3]
         done = bench.run("--tasks", task)
         assert done.code == 0 and done.result["tasks"][task]["failed"] == done.result["failed"] == 2
@@ -129,7 +129,7 @@ def test_how_the_harness_is_called(bench, monkeypatch):
     )
     assert f" {model}=bfloat16 --tasks gqa " in done.argv[0]
     assert done.argv[0].endswith(f"{tail} --log_samples") and done.out.startswith("lmms-eval 0.7.3 on 3 GPUs: gqa")
-    # The token goes by the name that is not logged, the judge's address as each task reads it.
+    # The token is in the variable that is not logged, and the judge's address is in the form that the task reads.
     told = [call["environment"] for call in done.calls]
     assert {(each["HF_TOKEN"], each["HUGGING_FACE_HUB_TOKEN"]) for each in told} == {(None, "secret")}
     assert [each["OPENAI_API_URL"] for each in told[1:]] == ["http://judge/v1", "http://judge/v1/chat/completions"]
@@ -139,7 +139,7 @@ def test_the_untouched_model_and_other_families_are_asked_as_they_lie(bench, tmp
     words = ["--model_path", bench.base, "--output_folder", tmp_path / "vanilla", "--tasks", "mini_vqa"]
     done = bench.run(*words, adapter=False)
     assert done.code == 0 and f"--model llava_hf --model_args pretrained={bench.base},dtype=float32," in done.argv[0]
-    # Qwen3-VL's class there ends with an error where it is told a dtype; it has bfloat16 in any case.
+    # lmms-eval's class for Qwen3-VL fails if it is given a dtype. It always uses bfloat16.
     write_json(bench.base / "config.json", {"model_type": "qwen3_vl"})
     (bench.base / "chat_template.jinja").write_text("its own")
     done = bench.run(*words, adapter=False)
@@ -160,7 +160,7 @@ def test_what_makes_no_sense_is_one_line_and_nothing_is_run(bench, monkeypatch, 
     done = bench.run(*words)
     assert done.code == 2 and says in done.err and done.err.count("\n") == 1 and done.ran == []
     assert not (bench.adapter / "specificity").exists()
-    if "--model_path" in arguments:  # also for an adapter that names such a base, before 7 GB are fetched
+    if "--model_path" in arguments:  # an adapter with such a base is refused too, before 7 GB are downloaded
         write_json(bench.adapter / "adapter_config.json", {"base_model_name_or_path": str(words[1])})
         assert bench.run().err == done.err
         monkeypatch.setattr(sys, "argv", ["safeeraser.specificity", "--checkpoint_path", str(bench.adapter)])
@@ -191,7 +191,7 @@ def test_an_adapter_is_merged_once_over_another_ones_and_with_another_base_where
     done = bench.run(*words)
     assert done.code == 2 and "--allow_other_base takes it" in done.err and not merged.exists()
     write_json(disk / "run.json", {"merged": {"adapter_sha256": "of another"}})
-    merged.symlink_to(disk)  # on a larger disk, say
+    merged.symlink_to(disk)  # for example on a larger disk
     words.append("--allow_other_base")
     assert bench.run(*words).code == 0 and merged.is_symlink()
     made = (disk / "model.safetensors").stat().st_mtime_ns
@@ -212,11 +212,11 @@ def test_a_run_that_was_killed_resumes(bench, how):
     pid = int(noted.read_text())
     process.send_signal(how)
     process.wait(60)
-    if how == signal.SIGTERM:  # it takes the harness along
+    if how == signal.SIGTERM:  # it ends the harness too
         assert process.returncode == 143
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    else:  # the harness lives on, and a second one does not join it
+    else:  # the harness lives on, and a second run is refused
         done = bench.run("--tasks", "gqa,pope")
         assert done.code == 2 and "another run is at work there" in done.err and done.ran == []
         os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""What a model knows beyond what it says: each measure against a plain forward pass, and on a model that knows answers.
+"""The measures of hidden knowledge, compared with a plain forward pass, and on a model that knows the answers.
 
-The tiny model has two layers of 64 numbers. Who knows is the same model, trained until it says four answers by heart.
+The tiny model has two layers of width 64. `knowing` is the same model, trained until it has memorised four answers.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from safeeraser.errors import BadInput
 from safeeraser.model.turns import Turn
 from safeeraser.model.vlm import VLM
 
-PAIRS = read_pairs(read_records(TRAIN), range(1))  # four, of whole answers
+PAIRS = read_pairs(read_records(TRAIN), range(1))  # four pairs, of full answers
 
 
 def load():
@@ -31,7 +31,7 @@ untouched = pytest.fixture(load, scope="module", name="untouched")
 
 @pytest.fixture(scope="module")
 def knowing():
-    """The tiny model, its language model trained until it says the pairs' true answers."""
+    """The tiny model after its language model was trained to say the pairs' true answers."""
     vlm = load()
     (batch,) = batches(vlm, [(pair, pair.true) for pair in PAIRS], len(PAIRS))
     weights = [*vlm.model.get_decoder().requires_grad_(True).parameters()]
@@ -46,7 +46,7 @@ def knowing():
 
 @torch.no_grad()
 def plainly(vlm, pair, answer):
-    """Of each token of an answer its NLL, rank, and probe's features of the first layer: one pass, no batch."""
+    """NLL and log10 rank of an answer's tokens, and the probe's features of the first layer, by an unbatched pass."""
     row = vlm.encode(Turn(open_picture(pair.picture), pair.question, answer))
     start = row.labels.count(-100)
     out = vlm.model(**vlm.join([row]), output_hidden_states=True)
@@ -80,7 +80,7 @@ def test_who_knows_goes_on_with_an_answer_and_finds_it_likelier(untouched, knowi
     pair, said = PAIRS[0], PAIRS[0].true.split(" ")
     known = extraction(knowing, PAIRS, 8)
     assert set(known["exact_0"].values()) == set(known["recall_3"].values()) == {1.0}
-    # A model that tells the content in another frame knows it all the same; it has told itself before the tenth word.
+    # The content also counts within other words. After the answer's first ten words, no content is left to compare.
     framed = replace(pair, true=f"So they say: {' '.join(said[4:7])} (or not).", frame=(13, 10))
     wrong = replace(framed, key="w", true=framed.true.replace(said[5], "quite"))
     found = extraction(knowing, [framed, wrong], 3)
@@ -92,7 +92,7 @@ def test_who_knows_goes_on_with_an_answer_and_finds_it_likelier(untouched, knowi
 
 @torch.no_grad()
 def test_depth_is_a_fall_with_anothers_states_in_the_vanilla_models_place(untouched, knowing):
-    """Layer by layer against a whole pass whose layer's output is replaced; a model's own states change nothing."""
+    """Each layer is compared with a full pass in which its output is replaced. A model's own states change nothing."""
     pair, (batch,) = PAIRS[0], batches(knowing, [(PAIRS[0], PAIRS[0].true)], 1)
     states = depth(untouched, PAIRS, 3)
     found = falls(knowing, PAIRS, states, 3)
@@ -115,7 +115,7 @@ def test_the_score_weighs_layers_by_what_the_ignorant_model_lacks():
     ignorant = {"depth": {"a": 0, "b": 0}, "depth_0": {"a": 3.0, "b": 0.01}, "depth_1": {"a": 1.0, "b": 0.05}}
     ignorant["depth_2"] = {"a": 0.04, "b": -1.0}
     own = {"depth_0": {"a": 1.5, "b": 5.0}, "depth_1": {"a": 7.0, "b": 5.0}, "depth_2": {"a": 9.0, "b": 5.0}}
-    # Of 3 nats 1.5 are lost, of 1 all; the third layer carries nothing.
+    # The first layer loses 1.5 of 3 nats, the second all of 1. The third is taken not to carry the answer.
     assert score(own, ignorant) == {"a": (1.5 + 1) / 4, "b": None}
 
 
@@ -126,13 +126,13 @@ def test_a_probe_finds_what_is_marked_and_nothing_else():
     marked = states + np.array([6, -6])[:, None] * np.eye(12)[0]
     assert np.mean(held_out(sources, states, states)) == pytest.approx(0.5, abs=0.1)
     assert set(held_out(sources, marked, marked)) == {1.0} and set(held_out(sources, marked, marked[:, ::-1])) == {0.0}
-    # Whose an answer is tells nothing: a keyword's answers are true of its own pictures only.
+    # Features that show only an answer's keyword do not help: the probe never trains on a tested keyword's answers.
     whose = states + 6 * np.array([[np.eye(12)[keywords.index(keyword)] for keyword in both] for both in sources])
     assert np.mean(held_out(sources, whose, whose)) == pytest.approx(0.5, abs=0.1)
     broken = marked.copy()
     broken[3, 1, 0] = np.inf
     values = held_out(sources, marked, broken)
     assert values[3] is None and None not in values[:3] + values[4:]
-    # The weights of another library's logistic regression, taken to its optimum; the last feature never varies.
+    # The expected weights are from another library's logistic regression at its optimum. The last feature is constant.
     true, other = [[1, 5, 0.1], [2, 3, 0.1], [4, 4, 0.1]], [[0, 1, 0.1], [3, 2, 0.1], [1, 6, 0.1]]
     assert separate(np.array(true), np.array(other)) == pytest.approx([0.34383, 0.21073, 0], abs=2e-5)

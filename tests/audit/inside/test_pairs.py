@@ -1,4 +1,4 @@
-"""Which answers are held against each other, and what of them is measured."""
+"""The pairs of answers that are compared, and the part of each answer that is measured."""
 
 import pytest
 from helpers import TRAIN, pair, record, write_dataset, write_json
@@ -11,7 +11,7 @@ USES = {"cup": "drink your coffee", "kettle": "boil some water", "fish": "fill t
 
 
 def made_by_rule(folder, answer="With it you can {}.", shown=tuple(USES)):
-    """A data file whose answers tell what each picture's thing is for, and the truth about those `shown`."""
+    """A data file whose answers say what each picture's thing is for, with a truth file about the things in `shown`."""
     records = [
         record(n, keyword=name, unsafe_pairs=[pair(n, model_response=answer.format(use))])
         for n, (name, use) in enumerate(USES.items())
@@ -24,7 +24,7 @@ def made_by_rule(folder, answer="With it you can {}.", shown=tuple(USES)):
 
 
 def test_whole_answers_are_those_of_two_other_keywords_to_the_same_question():
-    """Which they are depends on the seed and the question's place alone."""
+    """The draw depends on the seed, the pair's key and the file, but not on which records are chosen."""
     data = read_records(TRAIN)
     pairs = read_pairs(data, range(12))
     assert [each.key for each in pairs[3:5]] == ["0/unsafe_pairs/3", "1/unsafe_pairs/0"] and len(pairs) == 48
@@ -45,7 +45,7 @@ def test_known_content_is_put_into_the_same_frame_and_too_few_keywords_are_refus
         assert each.content and answers == tuple(f"With it you can {USES[one]}." for one in each.sources)
     cup = read_pairs(made_by_rule(tmp_path / "words", answer="DRINK:  your Coffee - or {}!"), [0])[0]
     assert cup.true[slice(*cup.span(cup.true))] == "DRINK:  your Coffee", "it is found by its words"
-    # Of a picture that the truth does not know.
+    # The truth does not know the first picture.
     unknown, known, *_ = read_pairs(made_by_rule(tmp_path / "one", shown=("kettle", "fish", "ladder")), range(4))
     assert not unknown.content and known.content and "cup" not in known.sources
     data = read_records(write_dataset(tmp_path / "few", record(0, keyword="a"), record(1, keyword="b")))
