@@ -45,7 +45,7 @@ def looks_at_the_picture(audit: Audit, rows: list[Row]) -> Answer:
         some = benign.low is None or benign.low > SURE
         return f"{'In part' if some else 'Yes'}: {stated}.", ""
     if benign.sort_key > HALF:
-        return f"It does not show that it does: {stated}.", ""
+        return f"No evidence that it does: {stated}.", ""
     return None, "it refuses hardly more on the one picture than on the other, or the interval holds no difference"
 
 

@@ -51,10 +51,10 @@ class Options:
         help="records of each category, drawn from all keywords alike, after those held out; all: no limit" + DEFAULT,
     )
     attacks: tuple[str, ...] = asked(
-        None, type=several("attack"), metavar="NAMES", help="those of docs/guides/infer.md alone (default: all)"
+        None, type=several("attack"), metavar="NAMES", help="only these attacks of docs/guides/infer.md (default: all)"
     )
     samples: int = asked(
-        1, **COUNT, help="of each harmful question, but for those drawn at several temperatures" + DEFAULT
+        1, **COUNT, help="responses to a harmful question, unless several temperatures are tried" + DEFAULT
     )
     max_new_tokens: int = asked(512, **COUNT, help="tokens a response" + DEFAULT)
     seed: int = asked(233, help="of responses, attacks and relearning" + DEFAULT)
@@ -85,8 +85,8 @@ class Options:
         1,
         group=RELEARNING,
         **COUNT,
-        help="the first harmful records of each category of --val_file, which are trained on and not asked about"
-        + DEFAULT,
+        help="so many harmful records of each category of --val_file are held out: relearning trains on them, and no "
+        "question is about them" + DEFAULT,
     )
     relearn: Path | None = option(
         None,
@@ -183,13 +183,13 @@ def read_options(given: Namespace) -> Options:
         raise BadInput("--seed must be at least 0")
     judging = make_judging(vars(given), store_shared=True, data=val_file)
     if "replay" in {choice.name for choice in judging.choices.values()}:
-        raise BadInput("the judge replay knows recorded replies alone, and an audit's responses are new")
+        raise BadInput("the judge replay has only recorded replies, and an audit's responses are new; name another")
     known = tuple(name for name, attack in ATTACKS.items() if not attack.control)
     for name in given.attacks or ():
         if name not in known:
             raise BadInput(f"--attacks: no attack '{name}'; {nearest(name, known)}")
     if given.attacks and not {"all", "attacks"} & set(given.actions):
-        raise BadInput("--attacks: of the action attacks, which is none of those that are to be done")
+        raise BadInput("--attacks: needs the action attacks, which is not among the actions to run; add it")
     # Imported only here, because torch takes long to load.
     from safeeraser.audit.relearn import read_protocol
     from safeeraser.model.merge import base_of

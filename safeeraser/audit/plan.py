@@ -249,9 +249,9 @@ class Plan:
     def time_left(self) -> str:
         """One line on the time that is left."""
         if (minutes := self.minutes()) is None:
-            return "How long it takes is told when the first point is measured, or by a dry run after that."
-        shared = "shared among several it takes their part"
-        return f"About {minutes:.0f} minutes on one process, by the speed so far; {shared}."
+            return "The time left is known once the first point is measured; a dry run then shows it."
+        shared = "several processes share this time"
+        return f"About {minutes:.0f} minutes on one process at the speed so far; {shared}."
 
     def judging(self, panel: Panel) -> Iterator[tuple[str, str, Spent]]:
         """The judges' calls and tokens for the points that are left, if responses are as long as the data file's."""
@@ -275,14 +275,15 @@ def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
     """Print the points that are left and their cost, group by group, without loading a model."""
     plan = Plan(points, options)
     efforts = plan.by_group()
-    table = Table("of", "group", "points", "left", "responses", "read beside")
+    table = Table("of", "group", "points", "left", "responses", "items read")
     for (who, group), effort in efforts.items():
         table.add_row(who, group, *map(str, effort))
     table.add_section()
     table.add_row("all", "", *map(str, add_up(efforts.values())))
     Console().print(table)
     print(
-        "Left to be answered, and to be read beside: by what learns, looks inside, or is trained (counted three times)."
+        "Left: responses to draw, and items to read for attacks that learn, measures inside the model, and relearning "
+        "(there each counts three times)."
     )
     print(plan.time_left())
     if panel.served:

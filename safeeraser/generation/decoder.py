@@ -88,8 +88,8 @@ class Decoder(Answering):
                 rows.append(_Row(number, about, ids[:cut], ids[cut:], most, self.seed(request)))
         if any(self.vlm.preprocessor.picture_token in row.rest for row in rows):
             raise BadInput(
-                f"model family {self.vlm.family.name}: its chat template sets the picture behind the question, which "
-                "'decoder: batched' in its page can do"
+                f"model family {self.vlm.family.name}: its chat template puts the picture after the question; set "
+                "'decoder: batched' in its file in config/model_family"
             )
         return rows
 

@@ -61,7 +61,7 @@ class Responses:
     )
     skip: int = choosing(0, metavar="N", help="leave out the first N records of each category")
     limit: int | None = choosing(
-        None, type=count, metavar="N", help="of the first N records of each category (default: all)"
+        None, type=count, metavar="N", help="the first N records of each category, after --skip (default: all)"
     )
     greedy: bool = drawing(False, help="take the likeliest token instead of sampling")
     temperature: float = drawing(1.0, help="(default: %(default)s)")
@@ -106,7 +106,7 @@ class Options:
     checkpoint_path: Path | None = option(
         None, help="a PEFT folder or the release's checkpoint.pt; none: the untouched model"
     )
-    loss_type: str = option("", help="the adapter's method, recorded; refused if the adapter was trained otherwise")
+    loss_type: str = option("", help="the adapter's method, to be recorded; refused if it is another")
     lora_alpha: float = option(
         256, help="scaling of a checkpoint.pt, which does not say its own (default: %(default)s)"
     )
@@ -116,7 +116,7 @@ class Options:
         help="local: how much of the adapter: 0 the untouched model, 1 the trained one (default: %(default)s)",
     )
     allow_other_base: bool = option(
-        False, help="local: also if the checkpoint was trained on other weights than the model's"
+        False, help="local: allow a checkpoint that was trained on other weights than the model's"
     )
     overwrite: bool = option(False, help="replace an output file that exists")
     selection: Selection = field(default_factory=Selection)
@@ -136,8 +136,8 @@ class Options:
         BATCH_SIZE,  # None: found by the engine
         type=count_or("auto"),
         metavar="N",
-        help="local: responses at a time, which in float32 changes none, and in bfloat16 and float16 rounds otherwise; "
-        "auto: as many as should fit what is free, fewer if they do not (default: %(default)s)",
+        help="local: responses at a time; float32 gives the same ones, bfloat16 and float16 round differently; auto: "
+        "as many as fit into free memory (default: %(default)s)",
     )
     workers: int | None = answering(
         2,  # as in training; None: the command itself prepares pictures

@@ -65,7 +65,7 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     first, *others = processes.gather(settings)
     for other in others:  # they may run on other machines
         if differs := difference(first, other):
-            raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
+            raise BadInput(f"the processes have different settings: the first has {differs} in another")
     partial = Partial(output, settings, processes.rank, replace=options.overwrite)
     if processes.gather(partial.is_finished())[0]:
         leave_together()
@@ -118,7 +118,7 @@ def check(options: Options, processes: Processes) -> None:
         if options.base_url or options.extra_body:
             raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
         if options.adapter_scale != 1 and not options.checkpoint_path:
-            raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
+            raise BadInput("--adapter_scale: there is no adapter to scale; --checkpoint_path names one")
         if options.checkpoint_path:
             adapter_file(options.checkpoint_path)  # fails before a model of 7B is looked for on the hub
             check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
@@ -129,11 +129,11 @@ def check(options: Options, processes: Processes) -> None:
         raise BadInput("--adapter_scale and --quantization are for the built-in engine; a server has its own model")
     if options.checkpoint_path:
         raise BadInput(
-            "--checkpoint_path: a server holds its model whole; 'python -m safeeraser.model merge ADAPTER FOLDER' "
-            "makes one of the adapter, and --model_path FOLDER asks for it"
+            "--checkpoint_path: a server takes no adapter; merge it with 'python -m safeeraser.model merge ADAPTER "
+            "FOLDER', serve FOLDER, and ask with --model_path FOLDER"
         )
     if processes.count > 1:
-        raise BadInput("--backend openai: one process is enough; --concurrency says how many requests it has under way")
+        raise BadInput("--backend openai: start one process alone; --concurrency sets how many requests run at a time")
 
 
 def _answer(
@@ -157,9 +157,9 @@ def _answer(
         raise BadInput(f"no picture can be read: {next(iter(missing.values()))} (and so on)")
     log.info("%d responses wanted, on %d records", len(requests), len({request.record for request in requests}))
     if partial.done:
-        log.info("going on: %d of %d responses are there", len(partial.done), len(requests))
+        log.info("resuming: %d of %d responses are there", len(partial.done), len(requests))
     if missing:
-        log.warning("note: %d will be missing, since their pictures cannot be read", len(missing))
+        log.warning("note: %d responses will be missing, because their pictures cannot be read", len(missing))
     left = [request for request in left if request.key not in missing]
     records = list(dict.fromkeys(request.record for request in left))
     mine = {*records[processes.rank :: processes.count]}  # undivided records: a picture's questions stay together

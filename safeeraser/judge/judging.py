@@ -99,8 +99,8 @@ class Judging:
         type=json_object,
         metavar="JSON",
         group="calls",
-        help="parameters of each call; null leaves one out: '{\"temperature\": null}'. What the model does not take of "
-        "response_format, max_tokens and temperature is found out by the first call",
+        help="parameters of each call; null leaves one out: '{\"temperature\": null}'. The first call finds out "
+        "which of response_format, max_tokens and temperature the model refuses",
     )
     store: Path = option(
         Path("results/verdicts.jsonl"), group="calls", help="every reply, for all runs (default: %(default)s)"
@@ -109,8 +109,8 @@ class Judging:
     batch: bool = option(
         False,
         group="calls",
-        help="ask openai through its Batch API: half the price, within 24 hours; stopped at any moment, the same "
-        "command waits on for what was submitted",
+        help="ask openai through its Batch API: half the price, within 24 hours; after a stop, the same command "
+        "waits for the requests that it had submitted",
     )
     dry_run: bool = option(False, group="calls", help="print the calls, tokens and dollars it would take, and stop")
     price: Price | None = option(
@@ -186,7 +186,7 @@ class JudgeWords:
         None,
         **COUNT,
         group="calls",
-        help="tokens of a judge's reply; one that reasons first needs thousands (default: 64, guards by their file)",
+        help="tokens of a judge's reply; if it reasons first, thousands (default: 64; guards: in their file)",
     )
 
 

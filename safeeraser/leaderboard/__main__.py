@@ -19,12 +19,12 @@ def arguments() -> Arguments:
     parser = Arguments(prog="python -m safeeraser.leaderboard", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
     command = parts.add_parser("choose", help="choose a row's learning rate and steps")
-    command.add_argument("row", help="of config/leaderboard.yaml")
-    command = parts.add_parser("reference", help="what distances are measured by: the models that never knew")
+    command.add_argument("row", help="a row of config/leaderboard.yaml")
+    command = parts.add_parser("reference", help="measure the models that never knew, the reference for distances")
     command = parts.add_parser("cell", help="train a row's method, and measure")
-    command.add_argument("row", help="of config/leaderboard.yaml")
+    command.add_argument("row", help="a row of config/leaderboard.yaml")
     command.add_argument("base", type=int, help="the base model's number")
-    command.add_argument("seed", type=int, help="of unlearning and of what is sampled")
+    command.add_argument("seed", type=int, help="the seed of unlearning and sampling")
     parts.add_parser("table", help="make docs/results/leaderboard.md of all cells")
     return parser
 

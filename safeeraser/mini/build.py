@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--train", action="store_true", help="train also the models that come with the package")
     says = "also the base model that was never taught the harmful answers"
     add(f"--{NEVER_KNEW}", action="store_true", help=says)
-    says = f"that one, and beside both models the same of other seeds: {', '.join(RETRAINS)}"
+    says = f"that one, and both models again from other seeds: {', '.join(RETRAINS)}"
     add("--retrains", action="store_true", help=says)
     arguments = parser.parse_args(argv)
     settings = read_settings(arguments.size, arguments.seed)

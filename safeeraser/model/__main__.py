@@ -28,8 +28,8 @@ def parser() -> Arguments:
             "--dtype",
             type=one_of("dtype", ("auto", *DTYPES)),
             default="auto",
-            help=f"of the weights written: auto (as the base model is stored), {', '.join(DTYPES)}; the model is held "
-            "in it (7B: 14 GB in 16 bits, 28 in 32), while the sums are made in float32 in any case (default: auto)",
+            help=f"of the weights written: auto (as the base model is stored), {', '.join(DTYPES)}; the model is "
+            "loaded in it (7B: 14 GB in 16 bits, 28 in 32), but merging always adds in float32 (default: auto)",
         )
 
     action = add("convert", "turn a PEFT folder into the release's checkpoint.pt, or the other way round")

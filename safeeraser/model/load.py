@@ -70,8 +70,8 @@ def check_family(family: Family, model_path: str) -> None:
     """Raise `BadInput` if the model at `model_path` has another `model_type` than `family`."""
     if (kind := _raw_config(model_path)["model_type"]) != family.model_type:
         raise BadInput(
-            f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{kind}'; "
-            "model_family=auto takes what the model says"
+            f"model_family={family.name}: is for '{family.model_type}' models, and model_path {model_path} is a "
+            f"'{kind}'; model_family=auto takes the model's own family"
         )
 
 

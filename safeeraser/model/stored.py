@@ -196,7 +196,7 @@ def convert(source: Path, target: Path, *, lora_alpha: float = 256, model_path: 
         if (kinds := _kinds(source)) and RELEASED_TYPE not in kinds:
             raise BadInput(f"{source}: an adapter of '{kinds[0]}' models; the release's form is LLaVA-1.5's alone")
         if other := next((name for name in tensors if not in_release(name)), None):
-            raise BadInput(f"{source}: has {other}, for which the release's form, of LLaVA-1.5 alone, has no name")
+            raise BadInput(f"{source}: has {other}, which the release's form, made for LLaVA-1.5, cannot name")
         if (config.r, config.lora_alpha) != (32, 256):
             log.warning(
                 "note: r %s, alpha %s is not written down there; the release assumes 32 and 256, and this project asks "

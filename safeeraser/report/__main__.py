@@ -39,7 +39,7 @@ def main() -> None:
     add("--model_card", **flag, help="write a run's model card and nothing else")
     add("--overwrite", **flag, help="a model card that a person has edited too")
     add("--push_to_hub", metavar="OWNER/NAME", help="send weights and card there (token: HF_TOKEN)")
-    add("--public", **flag, help="for all to see; else what is sent is private")
+    add("--public", **flag, help="make the hub's repository public (default: private)")
     given = parser.parse_args()
     shown = {"published": given.published, "show_examples": given.show_examples, "compared": bool(given.compare)}
     if given.model_card:

@@ -54,7 +54,7 @@ def open_run(path: Path, option: str, options: Options) -> tuple[Summary | None,
             raise BadInput(f"{where}: is not what eval_all.py writes") from None
         if not summary.verdicts:
             raise BadInput(
-                f"{where}: no summary that names its verdicts file; eval_all.py writes one where it is given "
+                f"{where}: its summary names no verdicts file; eval_all.py names one if it is given both "
                 "--output_file_rr and --summary"
             )
         verdicts = path.parent / summary.verdicts
@@ -128,7 +128,7 @@ def models_of(part: Summary, judge: str | None) -> list[str]:
 
 def show_differences(compared: dict[str, Any]) -> None:
     """Print the differences, in percentage points."""
-    print(f"beside {compared['summary']}:")
+    print(f"compared with {compared['summary']}:")
     rows = []
     for metric in SCORED:
         of = compared[metric]
@@ -234,7 +234,7 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
     for metric, of in agreements.items():
         if of["unlabelled"]:
             where = f"{METRICS[metric].title} on {', '.join(of['unlabelled'])}"
-            note(f"{where}: nothing by {opinion.name}, so taken to be like the rest")
+            note(f"{where}: nothing by {opinion.name}, so taken to be like the other responses")
 
 
 def make_disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict]) -> str:

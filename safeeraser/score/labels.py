@@ -99,7 +99,7 @@ def make_sheet(
     of_metric = {metric: [query for query in queries if not query.blank] for metric, queries in to_label.items()}
     sizes = {metric: len(queries) for metric, queries in of_metric.items() if queries}
     if not sizes:
-        raise BadInput("--label_sheet: no response has a verdict that a label could be set beside")
+        raise BadInput("--label_sheet: no response has a verdict to compare a label with")
     rows: list[dict[str, Any]] = []
     for metric, share in allocate(count, sizes, 0, dict.fromkeys(sizes, 0)).items():
         strata = [(verdicts[query].value or 0.0, query.category) for query in of_metric[metric]]

@@ -32,7 +32,7 @@ class Options:
     file_refer: Path = option(None, help="the data file the predictions were made on; its texts are the reference")
     output_file_rr: Path | None = option(None, help="where the verdicts go; the statistics go beside it as .txt")
     summary: Path | None = option(
-        None, help="where the figures go, as the report reads them, and beside it as a table; at least one of the two"
+        None, help="where the figures go, for the report, and next to it as a table; this or --output_file_rr is needed"
     )
     overwrite: bool = option(False, help="replace files that this command did not write, or wrote by other judges")
     split: str | None = option(
@@ -54,7 +54,7 @@ class Options:
     max_failed: float = option(
         0.01,
         **SHARE,
-        help="of a metric's replies that may have failed, been declined or be unreadable, or (official) say something "
+        help="the share of a metric's replies that may fail, be declined, be unreadable or (official) say something "
         "else when read strictly; past it the figure is withheld" + DEFAULT,
     )
     max_blank: float = option(
@@ -74,20 +74,20 @@ class Options:
     label_sheet: Path | None = option(
         None, metavar="FILE", group=VALIDITY, help="draw responses for people to label: a .csv, a page beside it"
     )
-    label_n: int = option(200, type=count, metavar="N", group=VALIDITY, help="how many" + DEFAULT)
-    label_seed: int = option(0, metavar="SEED", group=VALIDITY, help="of the draw" + DEFAULT)
+    label_n: int = option(200, type=count, metavar="N", group=VALIDITY, help="responses to draw" + DEFAULT)
+    label_seed: int = option(0, metavar="SEED", group=VALIDITY, help="seed of the draw" + DEFAULT)
     label_metrics: tuple[str, ...] = option(
-        (), type=several("metric", LABELLED), group=VALIDITY, help="for these alone, with commas between"
+        (), type=several("metric", LABELLED), group=VALIDITY, help="draw for these metrics alone, with commas between"
     )
     agree: Path | None = option(
         None,
         metavar="LABELS",
         group=VALIDITY,
         help="how far the judge agrees with a sheet's labels or another run (its folder, summary or verdicts), and "
-        "rates less the judge's errors",
+        "rates corrected for the judge's errors",
     )
     disagreements: Path | None = option(
-        None, metavar="FILE", group=VALIDITY, help="a page of those with --agree, each masked until opened"
+        None, metavar="FILE", group=VALIDITY, help="a page of the responses on which judge and --agree differ, masked"
     )
     save_replies: Path | None = option(None, group=JUDGES, help="record the raw replies here, for the judge replay")
     judging: Judging = field(default_factory=Judging)

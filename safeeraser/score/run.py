@@ -97,11 +97,11 @@ def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -
         if skipped := ", ".join(f"{title} {figures[title].skipped}" for title in titles):
             note(f"{lacks}, so left out: {skipped}")
     if differ := ", ".join(f"{title} {figure.differ}" for title, figure in figures.items() if figure.differ):
-        note(f"replies that the release reads otherwise than a strict reading does: {differ}")
+        note(f"replies that the release and a strict reading read differently: {differ}")
     if failures := panel.failures():
         note(f"judge calls failed ({failures}); the same command asks only those again")
     elif any(figure.failed for figure in figures.values()):
-        note("the recorded replies hold calls that had failed; --max_failed says how many may stay")
+        note("some recorded replies are failed calls; --max_failed sets which share may be")
     for judge in panel.served:
         if judge.refused:
             note(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
@@ -111,7 +111,7 @@ def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -
         answers[entry["judge"]].append(f"{name}: {entry['replies']} replies")
     for title, models in answers.items():
         if len(models) > 1:
-            note(f"these figures mix what answered as {title}: {', '.join(models)}")
+            note(f"several models answered as {title}, and these figures mix them: {', '.join(models)}")
     for option, lost in measured.withheld.items():
         print(f"error: withheld past {option}: {'; '.join(lost)}", file=sys.stderr)
     return measured.withheld

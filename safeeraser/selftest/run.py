@@ -27,13 +27,13 @@ from safeeraser.selftest.report import anonymous, describe, line, outcome
 ROOM = "safeeraser.selftest"
 # For each check, named as its function: the function's module in this subpackage, and a description of the check.
 CHECKS = {
-    "precision": ("training", "bfloat16 and each attention beside float32"),
-    "memory": ("training", "memory of a step beside the dry run's estimate"),
-    "nf4": ("training", "four bits beside the same weights rounded"),
-    "inference": ("inference", "batched inference beside one response at a time"),
-    "speed": ("inference", "what the machine does at most, and how fast it answers"),
-    "engines": ("engines", "each engine beside one process"),
-    "resume": ("engines", "killed and gone on with, beside undisturbed"),
+    "precision": ("training", "bfloat16 and each attention compared with float32"),
+    "memory": ("training", "memory of a step compared with the dry run's estimate"),
+    "nf4": ("training", "four-bit weights compared with the same weights rounded"),
+    "inference": ("inference", "batched inference compared with one response at a time"),
+    "speed": ("inference", "the machine's peak speed, and how fast it answers"),
+    "engines": ("engines", "each engine compared with one process"),
+    "resume": ("engines", "a killed and resumed run compared with an undisturbed one"),
     "commands": ("inference", "answers, attacks, merging and relearning by their commands"),
 }
 # The checks of another family's small model. Its memory and speed would show nothing.
@@ -70,7 +70,7 @@ def selftest(size: str | None, checks: Sequence[str], report: Path) -> int:
             size = Path(folder, "size").read_text()
     write_json(report, {"kind": KIND, "made": now(), "size": size, **describe(), "checks": results})
     outcomes = ", ".join(f"{name}: {result['outcome']}" for name, result in results.items())
-    print(f"Self-test, size {size}: {outcomes}", f"written to {report}, which a bug report can bring along", sep="\n")
+    print(f"Self-test, size {size}: {outcomes}", f"written to {report}; attach it to a bug report", sep="\n")
     return int(any(result["outcome"] == "fail" for result in results.values()))
 
 

@@ -76,7 +76,7 @@ def engine_of(settings: Settings) -> Engine:
         return Engine()
     if not settings.dry_run:
         raise BadInput(
-            f"engine={settings.engine}: says in a dry run what will be launched; to train under it, run "
+            f"engine={settings.engine}: only a dry run reads this key; to train under this file, run "
             f"'ACCELERATE_CONFIG={settings.engine} bash scripts/forget_lora.bash ...'"
         )
     return engine_of_file(settings.engine)

@@ -272,10 +272,10 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
     write_json(folder / RUN_FILE, record | ({"finished": now()} if through else {}))
     if stopped := outcome["stopped"]:
         log.warning(
-            f"stopped at step {outcome['to_step']}: {stopped['reason']}; kept is the adapter after step "
-            f"{stopped['adapter_of_step']}, the last whose losses were good"
+            f"stopped at step {outcome['to_step']}: {stopped['reason']}; the adapter after step "
+            f"{stopped['adapter_of_step']} is kept, the last one with good losses"
         )
     if through:
         log.info("done: %s", folder)
     elif "interrupted" not in outcome:
-        log.warning("ended before its plan did: %s; resume_from_checkpoint=auto goes on", folder)
+        log.warning("ended before its plan was done: %s; resume_from_checkpoint=auto resumes it", folder)

@@ -85,4 +85,4 @@ def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatc
     # The measured point has 48 responses and took six seconds. The point that is left asks for as many.
     plan = Plan([flip, crop], options)
     assert plan.by_group() == {("audited", "attack"): (2, 1, 48, 0)} and plan.minutes() == pytest.approx(0.1)
-    assert "told when the first point is measured" in Plan([crop], options).time_left()
+    assert "known once the first point is measured" in Plan([crop], options).time_left()

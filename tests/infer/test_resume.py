@@ -148,7 +148,7 @@ def test_pictures_that_cannot_be_read_leave_out_their_responses_until_they_are_m
         path.write_bytes(content)
     caplog.set_level("INFO")
     assert run("ckpt_infer", *given, "--output_file", out).returncode == 0
-    assert "going on: 32 of 40 responses are there" in caplog.messages and len(server.requests) == 40
+    assert "resuming: 32 of 40 responses are there" in caplog.messages and len(server.requests) == 40
     assert nulls(read(out)) == 0 and not list(tmp_path.glob("*.partial*"))
 
 
@@ -166,7 +166,7 @@ def test_a_run_that_was_killed_resumes_to_the_output_of_an_undisturbed_one(tmp_p
         handle.write(b'{"key": "0/unsafe_pairs/0/sd_resp')
     caplog.set_level("INFO")
     assert run("ckpt_infer", *given, "--output_file", out, "--batch_size", 5).returncode == 0
-    assert f"going on: {kept} of 120 responses are there" in caplog.messages
+    assert f"resuming: {kept} of 120 responses are there" in caplog.messages
     assert out.read_bytes() == whole.read_bytes() and not partial.exists()
 
 

@@ -196,10 +196,10 @@ class Settings(Keys):
                 "each other, and flash-attn would leave that out; attention=auto takes SDPA"
             )
         refused = {
-            f"has no projector={self.projector}, which is an adapter's": self.projector_way.of_adapter,
+            f"cannot use projector={self.projector}, which only an adapter has": self.projector_way.of_adapter,
             "nothing to train, since no tune_* is true": not self.trained_parts,
-            "takes no mask, which is of LoRA's weights": self.mask,
-            "takes no init_adapter; 'python -m safeeraser.model merge' makes a model of one": self.init_adapter,
+            "cannot use mask, which selects LoRA weights": self.mask,
+            "cannot use init_adapter; 'python -m safeeraser.model merge' makes a model of it": self.init_adapter,
             f"cannot train weights in 4 bits (quantization={self.quantization})": self.quantization != "none",
         }
         if self.finetune == "full" and (reasons := [reason for reason, holds in refused.items() if holds]):

@@ -54,7 +54,7 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
     transformers' reason if it cannot train with them."""
     dtype = choose_dtype(settings.dtype)
     if dtype is torch.float16 and not (settings.dry_run or torch.accelerator.is_available()):
-        raise BadInput("config: dtype=float16: a CPU does not train in it; bfloat16 and float32 are the others")
+        raise BadInput("config: dtype=float16: a CPU cannot train in it; take bfloat16 or float32")
     ours = _of_the_loop(settings, schedule) | _of_the_machine(dtype, engine)
     try:
         arguments = TrainingArguments(**ours, **_defaults(settings) | settings.trainer)

@@ -73,7 +73,7 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         *without_effect(settings),
     )
     if settings.dtype == "auto" and dtype is torch.float32:
-        show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
+        show("There is no GPU here, so dtype=auto is float32; dtype=bfloat16 shows what a GPU would need.")
 
 
 def beside_plain_steps(settings: Settings, job: Job) -> Iterator[str]:
