@@ -1,4 +1,4 @@
-"""Small random models of eleven families with recorded figures, and reading them; tests/data/families/README.md."""
+"""Small random models of eleven families, with their recorded figures: see tests/data/families/README.md."""
 
 import json
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from safeeraser.model.turns import Turn
 
 DATA = ROOT / "tests" / "data" / "families"
 FAMILIES = tuple(sorted(path.name for path in DATA.iterdir() if path.is_dir()))
-# Variants run on these alone: attention both ways and a tied head; shared keys and values; a merger of patches; a
-# state; positions in three dimensions, features in depth and a projector within the vision tower; tiles.
+# Variants run on families with a special trait: attention in both directions and a tied head; shared keys and values; a
+# merger of patches; a state; positions in three dimensions, features in depth, a projector within the tower; tiles.
 VARIED = ("gemma3", "gemma4", "internvl", "llava_onevision", "qwen3_5", "qwen3_vl", "smolvlm")
 IGNORE = -100
-CLOSE = 1e-4  # the figures' own spread between batched and single rows, and between kinds of attention, is below 2e-6
+CLOSE = 1e-4  # losses of batched and single rows, and of kinds of attention, differ by less than 2e-6
 
 
 def on(*names: str):
-    """The decorator of a test that sees these families alone."""
+    """A decorator that runs a test on the named families alone."""
     return pytest.mark.parametrize("family", names, indirect=True)
 
 
@@ -39,13 +39,13 @@ def picture(path: str):
 
 @dataclass(frozen=True)
 class Recorded:
-    """One family's folder. What it loads is shared by all tests that see it: nobody changes it."""
+    """One family's folder. All tests share the objects that it loads, so no test may change them."""
 
     name: str
 
     def __post_init__(self) -> None:
         folder = DATA / self.name
-        # The model's folder is as `model_path` takes it.
+        # `path` is the model's folder in the form of a `model_path`.
         self.__dict__.update(folder=folder, path=str(folder / "model"), adapter=folder / "adapter")
 
     def read(self, name: str):
@@ -57,7 +57,7 @@ class Recorded:
 
     @property
     def rows(self) -> list[dict]:
-        """Items 0 to 23 of each view of training, three rows an item."""
+        """Items 0 to 23 of each view of training, three rows per item."""
         return self.figures["rows"]
 
     @cached_property
@@ -69,18 +69,18 @@ class Recorded:
         return self.load()
 
     def load(self) -> nn.Module:
-        """The model anew, for who changes it."""
+        """Load the model again, for a test that changes it."""
         return load_model(self.path, torch.float32, "eager").eval()
 
     def adapted(self, adapter: Path) -> nn.Module:
         return load_adapted(self.load(), adapter).eval()
 
     def encode(self, row: dict, **more):
-        """A recorded row by the project's own encoding."""
+        """A recorded row as this project encodes it."""
         return self.preprocessor.encode(Turn(picture(row["picture"]), row["question"], row["answer"]), **more)
 
     def encode_by_size(self, row: dict, *, answer: bool = True):
-        """The same from the picture's size alone, or its prompt."""
+        """A recorded row, or without `answer` its prompt, encoded from the picture's size alone."""
         shown, turn = picture(row["picture"]), Turn(None, row["question"], row["answer"] if answer else None)
         return self.preprocessor.encode_text(turn, self.preprocessor.place(lambda: shown.size))
 
@@ -90,7 +90,7 @@ class Recorded:
         return [self.encode(row, end_of_answer=True) for row in self.rows]
 
     def responses(self, rows: list[dict] | None = None) -> dict[tuple[str, int], set[str]]:
-        """The recorded answers as `answers` gives them: all rows', or those of `rows`, which are the first ones."""
+        """The recorded answers in the form of `answers`: of all rows, or those in `rows` to the first rows."""
         given = zip(self.rows, rows or self.rows, strict=rows is None)
         return {(row["view"], row["index"]): {other["response"]} for row, other in given}
 
@@ -102,7 +102,7 @@ def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def label_losses(family, model: nn.Module, rows: list, size: int = 6, side: str = "right") -> list[Tensor]:
-    """The cross-entropy of each row's labels, by batches of `size` rows as the project joins them."""
+    """The cross-entropy of each row's labels, in batches that this project joins from `size` rows."""
     found = []
     for first in range(0, len(rows), size):
         some = rows[first : first + size]
@@ -114,20 +114,20 @@ def label_losses(family, model: nn.Module, rows: list, size: int = 6, side: str 
 
 
 def nlls(*given, **more) -> list[float]:
-    """Each row's mean over its labels."""
+    """The mean cross-entropy of each row's labels; arguments as in `label_losses`."""
     return [losses.mean().item() for losses in label_losses(*given, **more)]
 
 
 def bounds(labels: list[int]) -> tuple[int, int]:
-    """Where an answer begins and ends: from the first place that has a label to behind the last one."""
+    """Where an answer begins and ends: the first position with a label, and the position after the last one."""
     places = [place for place, label in enumerate(labels) if label != IGNORE]
     return places[0], places[-1] + 1
 
 
 def answers(family: Recorded, out: Path, *more: object) -> dict[tuple[str, int], set[str]]:
-    """What `ckpt_infer.py` answers greedily, by view and item: several times the same where it is asked several times.
+    """The greedy answers of `ckpt_infer.py`, by view and item. Greedy samples of a question agree.
 
-    Of each category the first record is asked, which are the six records whose rows are recorded.
+    The first record of each category is asked: the six records whose rows are recorded.
     """
     asked = ("--eval_file", TRAIN, "--limit", 1, "--greedy", "--max_new_tokens", 24, "--dtype", "float32")
     ran("ckpt_infer", "--model_path", family.path, *asked, "--output_file", out, *more)

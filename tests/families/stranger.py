@@ -1,4 +1,4 @@
-"""A model of a family that config/model_family/ has no page for: Aya Vision's classes with random weights."""
+"""A model of a family without a config file in config/model_family/: Aya Vision's classes with random weights."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from .recorded import DATA
 BOS, END, USER, MODEL, REPEATED = "<s>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|IMG_PATCH|>"
 START = "<|START_OF_TURN_TOKEN|>"
 TOKENS = (START, END, USER, MODEL, "<|START_OF_IMG|>", "<|END_OF_IMG|>", REPEATED, "TILE", "TILE_GLOBAL")
-SIDE = 56  # pixels of a tile, in 2 x 2 places
+SIDE = 56  # side of a tile in pixels; a tile takes 2 x 2 tokens
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     f"{{{{ '{START}' + ('{USER}' if message['role'] == 'user' else '{MODEL}') }}}}"
@@ -21,7 +21,7 @@ TEMPLATE = (
 
 
 def write_model(folder: Path) -> Path:
-    """A folder as the hub has them, of two layers each; what stands for a picture in a text is not what is repeated."""
+    """Write a folder like the hub's, with two layers per part. The token marking a picture is not the repeated one."""
     tokenizer = AutoTokenizer.from_pretrained(DATA / "llava_next" / "model", eos_token=END)
     tokenizer.add_tokens(list(TOKENS), special_tokens=True)
     text = {

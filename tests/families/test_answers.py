@@ -21,7 +21,7 @@ def test_greedy_answers_of_a_batch(family, tmp_path):
 
 
 def test_greedy_answers_with_an_adapter(family, tmp_path):
-    """Of the first record, whose 12 items are the first 12 rows."""
+    """The first record is asked, whose 12 items are the first 12 rows."""
     found = answers(family, tmp_path / "p.json", "--categories", "HateSpeech", "--checkpoint_path", family.adapter)
     assert found == family.responses(family.figures["with_adapter"])
 
@@ -35,15 +35,14 @@ def merged(family, tmp_path_factory):
 
 
 def files(folder):
-    """A model's files but its weights, its configuration and what is noted of its making."""
+    """The contents of a model's files, except its weights, its configuration and run.json."""
     left_out = (WEIGHTS, CONFIG, "run.json")
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in left_out}
 
 
 @on(*VARIED)
 def test_a_merged_folder_is_read_by_plain_transformers(family, merged):
-    """It holds what its base holds; and with what it holds itself, weights, what prepares the input, and what ends an
-    answer, it answers letter by letter."""
+    """It has the files of its base. Its own weights, preprocessor and end tokens give the recorded answers exactly."""
     base = family.folder / "model"
     known = read_json(base / CONFIG)
     assert files(merged) == files(base) and read_json(merged / CONFIG) == {"torch_dtype": known["dtype"]} | known

@@ -1,5 +1,5 @@
-"""The family that a guide in docs/ adds, on a model of it: it computes what transformers does, and each fault of its
-file is named."""
+"""The family that a guide in docs/ adds, tested on a model of that family. It computes the same as transformers, and
+each fault in its config file is named."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def add_page(tmp_path, monkeypatch):
-    """Adds a page to those of the package, as a file beside them would."""
+    """A function that adds the guide's config file to the package's files, with `right` replaced by `wrong`."""
     shutil.copytree(pages.PAGES, tmp_path / "pages")
     monkeypatch.setattr(pages, "PAGES", tmp_path / "pages")
 
@@ -52,7 +52,7 @@ def add_page(tmp_path, monkeypatch):
     read_beside(__file__, "refused.yaml")["page"],
 )
 def test_a_page_that_is_wrong_is_named_whatever_is_run(right, wrong, says, add_page, tmp_path):
-    """Another model's run reads it too, to see which family that is of."""
+    """A run of another model reads the file too, to find that model's family."""
     add_page(right, wrong)
     for read in (lambda: pages.page_of_type("qwen3_vl"), lambda: settings(f"model_path={MODEL}", "model_family=auto")):
         said = refusal(read)
@@ -60,7 +60,7 @@ def test_a_page_that_is_wrong_is_named_whatever_is_run(right, wrong, says, add_p
 
 
 def plain(processor, turn, *, answered):
-    """What transformers makes of a turn by itself."""
+    """The inputs that transformers alone makes from a turn."""
     asked = [{"type": "image", "image": turn.picture}, {"type": "text", "text": turn.question}]
     chat = [{"role": "user", "content": asked}]
     if answered:
@@ -70,8 +70,8 @@ def plain(processor, turn, *, answered):
 
 
 def test_it_computes_what_transformers_does(folder, add_page, tmp_path):
-    """Rows and losses of pictures of several shapes; the picture counts as one though another token stands for it; and
-    the untouched model answers as `generate` does."""
+    """Rows and losses agree for pictures of several shapes. A picture counts as one token, although the token that
+    marks it is not the repeated one. The untouched model answers as `generate` does."""
     add_page()
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     loaded, processor = VLM.load(str(folder), torch.float32), AutoProcessor.from_pretrained(folder)

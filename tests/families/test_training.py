@@ -1,6 +1,6 @@
-"""Training families by forget.py follows what transformers and PEFT recorded, and leaves an adapter of PEFT's.
+"""Training by forget.py follows the figures that transformers and PEFT gave for each family, and leaves a PEFT adapter.
 
-And what else a run may be told, on the families with a trap in it: other parts trained, and batches of both shapes.
+Variants run on families with a special trait: other trained parts, and batches with upright and lying pictures.
 """
 
 from statistics import fmean
@@ -24,7 +24,7 @@ ACCUMULATION = 4
 
 
 def forget(family, folder, method):
-    """Train as it was recorded: 16 micro-steps of one item each, by the family's own plan; returns the run's folder."""
+    """Train as in the recording: 16 micro-steps of one item each, by the family's plan. Return the run's folder."""
     recipe = ("recipe=corrected", "recipe.end_of_answer=false", f"forget_loss={method}", "lr_scheduler_type=constant")
     given = (f"model_path={family.path}", f"data_path={TRAIN}", f"plan={family.folder / 'plan.json'}", "warmup_ratio=0")
     lora = (f"init_adapter={family.adapter}", "LoRA.r=4", "LoRA.alpha=16", "LoRA.dropout=0")
@@ -33,7 +33,7 @@ def forget(family, folder, method):
 
 
 def assert_follows(family, folder, method):
-    """`folder` holds a run of `method` whose figures, and the names of what it trained, are the recorded ones."""
+    """Assert that the run of `method` in `folder` has the recorded figures and names of trained parameters."""
     expected, rows = family.read(f"training/{method}.json"), read_lines(folder / "train_log.jsonl")
     steps = expected["steps"]
     losses = [loss for row in rows for loss in row["micro_losses"]]
@@ -55,7 +55,7 @@ def assert_follows(family, folder, method):
 
 @pytest.mark.parametrize("method", ["popd", "klpd"])
 def test_losses_gradients_and_norms(family, tmp_path, method):
-    """KL's reference is the same model with the adapter off, and with the projector's untouched copy."""
+    """KL's reference is the same model with the adapter off and the projector's untouched copy in use."""
     folder = forget(family, tmp_path / method, method)
     assert_follows(family, folder, method)
     base = AutoModelForImageTextToText.from_pretrained(family.path, dtype=torch.float32, attn_implementation="eager")
@@ -68,8 +68,8 @@ def test_losses_gradients_and_norms(family, tmp_path, method):
 
 @pytest.fixture
 def gradients(family, tmp_path, monkeypatch):
-    """Gives each trained parameter's gradient in one optimizer step, as a run takes it; none may be missing, for which
-    DDP would wait."""
+    """A function that gives each trained parameter's gradient in one optimizer step of a run. None may be missing: DDP
+    would wait for it."""
     monkeypatch.chdir(RECORDED)
 
     def found(**more):
@@ -89,7 +89,7 @@ def assert_same(one, two, tolerance=1e-5):
 
 @on(*VARIED)
 def test_every_parameter_that_is_trained_has_a_gradient(family, gradients):
-    """With the vision tower all kinds of parts are trained; activations made again give the same."""
+    """With the vision tower, parts of all kinds are trained. Recomputed activations give the same gradients."""
     page = family_of(family.path)
     found = gradients(tune_vision_tower=True, gradient_checkpointing=False)
     assert {page.part_of(name) for name in found} == {"LoRA", "projector", "vision_tower"}
@@ -101,7 +101,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(family, gradients):
 
 @on(*VARIED)
 def test_a_batch_of_two_has_the_gradient_of_two_of_one(family, gradients, tmp_path):
-    """Pictures of both shapes in one micro-step, in all views."""
+    """In all views, one micro-step has an upright and a lying picture."""
     sizes = [picture_size(RECORDED / row["picture"]) for row in family.rows if row["view"] == "forget"]
     upright, lying = (next(n for n, (w, h) in enumerate(sizes) if (w > h) == wide) for wide in (False, True))
     steps = [{"forget": one, "retain": other, "decoupled": one} for one, other in ((upright, lying), (lying, upright))]

@@ -1,4 +1,4 @@
-"""What goes wrong without a word in one family or another: placeholders, tiles, a first token."""
+"""Faults that would pass unnoticed in some families: placeholders, tiles, a first token."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from safeeraser.model.turns import Turn
 
 from .recorded import FAMILIES, label_losses, nlls, on, picture
 
-# What stands for the picture in a text, as each processor counts it.
+# The tokens in a text that each family's processor would take for pictures, videos or sounds.
 PLACEHOLDERS = {name: ["<image>"] for name in FAMILIES} | {
     "gemma3": ["<start_of_image>", "<image_soft_token>"],
     "gemma4": ["<|image|>", "<|audio|>", "<|video|>"],
@@ -25,7 +25,7 @@ PLACEHOLDERS = {name: ["<image>"] for name in FAMILIES} | {
 
 
 def test_a_placeholder_in_a_text_is_refused_by_name(family):
-    """Processors would count more pictures than they are given."""
+    """With it, a processor would count more pictures than it gets."""
     shown = picture(family.rows[0]["picture"])
     for placeholder in PLACEHOLDERS[family.name]:
         text = f"What is {placeholder} here?"
@@ -37,7 +37,7 @@ def test_a_placeholder_in_a_text_is_refused_by_name(family):
 @on("qwen3_vl")
 @pytest.mark.slow
 def test_both_commands_name_a_picture_of_a_shape_that_the_processor_refuses(tmp_path, family):
-    """It costs one record alone."""
+    """Training refuses it. Inference loses only the record with this picture."""
     records = json.loads(TRAIN.read_text(encoding="utf-8"))
     for record in records:
         record |= {key: str(RECORDED / record[key]) for key in ("image_path", "SDImage_path")}
@@ -57,7 +57,7 @@ def test_both_commands_name_a_picture_of_a_shape_that_the_processor_refuses(tmp_
 
 @on("qwen3_5")
 def test_a_thought_that_a_template_may_leave_open_is_closed(family, tmp_path):
-    """As larger models of the family have it: one that is open would swallow the answer."""
+    """Larger models of the family have such a template. An open thought would swallow the answer."""
     folder, empty = shutil.copytree(family.path, tmp_path / "model"), "<think>\n\n</think>\n\n"
     before, _, behind = (folder / "chat_template.jinja").read_text(encoding="utf-8").rpartition(f"{empty}' }}}}")
     either = f"' + ('<think>\n' if enable_thinking | default(true) else '{empty}') }}}}"

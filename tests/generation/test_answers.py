@@ -1,5 +1,5 @@
-"""The decoder and the plain batched path give the same answers, those of transformers' own generation, whatever shares
-a batch; and what cannot be answered is told."""
+"""The decoder and the plain batched path give the answers of transformers' own generation, whichever questions share a
+batch. Questions that cannot be answered are reported."""
 
 import resource
 from dataclasses import replace
@@ -27,7 +27,7 @@ BOTH = pytest.mark.parametrize("kind", [Decoder, Batched])
 
 @pytest.fixture(scope="module")
 def asked():
-    """What inference asks about two records, of many lengths, several a picture; and one question without a picture."""
+    """Questions of inference about two records, of many lengths, several per picture; and one without a picture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(RECORDED)  # the recorded paths are relative to it
         views = ("forget", "decoupled", "retain", "image_free")
@@ -38,7 +38,7 @@ def asked():
 
 
 def answers(answering, asked):
-    """Every answer by its question's key; each is given once."""
+    """Every answer by its question's key, after a check that each question is answered once."""
     given = [ended for batch in answering.answer(asked) for ended in batch]
     assert sorted(number for number, _ in given) == list(range(len(asked)))
     return {asked[number].key: text for number, text in given}
@@ -50,7 +50,7 @@ def text(vlm, ids):
 
 @pytest.fixture(scope="module")
 def more(asked):
-    """Questions of which an answer has begun, or that want another system text."""
+    """A question whose answer has begun, and a question with another system text."""
     one = next(one for one in asked if one.picture)
     begun = Asked(one.picture, one.question, "begun", begun="It is a small")
     return [begun, Asked(one.picture, one.question, "system", system="Be kind.")]
@@ -58,7 +58,7 @@ def more(asked):
 
 @pytest.fixture(scope="module")
 def greedy(vlm, asked, more):
-    """The 12 token ids that transformers itself goes on with, greedily, from each question's alone."""
+    """The up to 12 token ids that transformers itself generates greedily for each question alone."""
     how = GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=sorted(vlm.ends), pad_token_id=0)
     ids = {}
     for one in [*asked, *more]:
@@ -70,7 +70,7 @@ def greedy(vlm, asked, more):
 
 @pytest.fixture(scope="module")
 def sampled(vlm, asked):
-    """Sampled one at a time, beyond the places that a context keeps free."""
+    """Answers sampled one at a time, with more tokens than a context has free places."""
     return answers(Decoder(vlm, Generation(max_new_tokens=SPARE + 5), 1), asked)
 
 
@@ -86,7 +86,7 @@ def test_the_batch_changes_nothing(vlm, asked, sampled, kind, batch_size):
 @pytest.mark.slow
 @BOTH
 def test_pictures_prepared_by_other_processes_change_nothing(vlm, asked, more, greedy, kind):
-    """Whether one comes back under another system text or not, and where one cannot be read."""
+    """This holds even if a picture comes back under another system text. A picture that cannot be read is reported."""
     how = {"generation": Generation(greedy=True, max_new_tokens=12), "batch_size": 2}
     given = [*asked, *more, replace(more[1], system="Be quick.", key="once more")]
     for workers in (1, 2):
@@ -98,7 +98,7 @@ def test_pictures_prepared_by_other_processes_change_nothing(vlm, asked, more, g
 
 
 def test_shared_memory_that_is_full_is_told_rather_than_waited_for(vlm, asked):
-    """A container's /dev/shm holds less than some pictures take."""
+    """A container's /dev/shm can be too small for some pictures."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
@@ -110,7 +110,7 @@ def test_shared_memory_that_is_full_is_told_rather_than_waited_for(vlm, asked):
 
 
 def test_a_response_depends_on_seed_key_and_settings(vlm, asked, sampled):
-    """Equal keys draw alike, others otherwise."""
+    """Equal keys give equal draws. Another key, seed or setting gives other draws."""
     one = asked[0]
 
     def said(key=one.key, **settings):
@@ -123,7 +123,7 @@ def test_a_response_depends_on_seed_key_and_settings(vlm, asked, sampled):
 
 @BOTH
 def test_greedy_is_what_transformers_generates(vlm, asked, more, greedy, kind):
-    """One prompt at a time, without left padding, shared beginnings, or branches."""
+    """transformers reads one prompt at a time, without left padding, shared beginnings or branches."""
     answering = kind(vlm, Generation(greedy=True, max_new_tokens=12), 5)
     assert answers(answering, [*asked, *more]) == {key: text(vlm, ids) for key, ids in greedy.items()}
     begun, system = (vlm.preprocessor.tokenizer.decode(ids) for ids in answering.prompts(more))
@@ -133,7 +133,7 @@ def test_greedy_is_what_transformers_generates(vlm, asked, more, greedy, kind):
 @BOTH
 @pytest.mark.parametrize("several", [True, False])
 def test_each_of_a_models_ends_ends_a_response(vlm, asked, greedy, monkeypatch, kind, several):
-    """Its own beside the tokenizer's, also one that is a word and no special token: what comes before it is given."""
+    """A model's own ends count too, even if one is an ordinary word. The response is the text before the end."""
     said = {one.key: greedy[one.key] for one in asked[:5]}
     end = said[asked[0].key][5]
     monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", [*vlm.ends, end] if several else end)
@@ -145,7 +145,7 @@ def test_each_of_a_models_ends_ends_a_response(vlm, asked, greedy, monkeypatch, 
 
 @BOTH
 def test_a_prompt_that_fills_the_context_is_not_read(vlm, asked, monkeypatch, kind):
-    """Nor is anything else changed by it: the others on its picture are answered as they are without it."""
+    """It changes nothing else: other questions about its picture are answered as they are without it."""
     generation = Generation(max_new_tokens=4)
     lengths = [len(ids) for ids in kind(vlm, generation, 1).prompts(asked)]
     longest = max(lengths)
@@ -176,7 +176,7 @@ def test_without_a_picture_the_prompt_has_none(vlm, asked):
 
 @BOTH
 def test_an_output_that_is_not_finite_is_no_response(vlm, asked, greedy, kind):
-    """Its row alone has none; what comes after a response's end counts for nothing."""
+    """Only its own row loses its response. Output after a response's end does not count."""
     answering = kind(vlm, Generation(greedy=True, max_new_tokens=6), 4)
     said, read = {one.key: greedy[one.key][:6] for one in asked}, set().union(*answering.prompts(asked))
     word = next(token for ids in said.values() for token in ids[1:-1] if token not in read)
@@ -189,7 +189,7 @@ def test_an_output_that_is_not_finite_is_no_response(vlm, asked, greedy, kind):
 
 @BOTH
 def test_processes_that_share_a_model_take_their_tokens_from_one(vlm, asked, kind):
-    """`agree` decides what is gone on with."""
+    """`agree` decides with which tokens they continue."""
     word = vlm.preprocessor.tokenizer("alpha", add_special_tokens=False)["input_ids"][0]
     answering = kind(vlm, Generation(max_new_tokens=3), 4, agree=lambda tokens: torch.full_like(tokens, word))
     said = vlm.preprocessor.tokenizer.decode([word] * 3).strip()

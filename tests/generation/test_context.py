@@ -1,6 +1,6 @@
-"""What a model has read of rows that come and go is what reading each row alone gives.
+"""A context whose rows grow and are replaced gives the same logits as reading each row alone.
 
-Steps of fixed shapes are the steps of such a context, and one that a GPU records asks it for nothing.
+Steps of fixed shapes give the same logits too. While a GPU records such a step, the CPU reads nothing from the GPU.
 """
 
 import pytest
@@ -22,7 +22,7 @@ def read(model, *rows):
 
 
 def assert_reads(context, *rows):
-    """What comes next is as likely as if each row had been read alone."""
+    """Assert that the next tokens' logits are as if each row had been read alone."""
     wanted = torch.stack([read(context.model, row).logits[0] for row in rows])
     assert torch.allclose(context.logits, wanted, atol=1e-5)
 
@@ -43,7 +43,7 @@ def test_rows_are_replaced_while_others_go_on(vlm):
     assert_reads(both, [*texts[0], 7], [*texts[3], 8], [*texts[2], 9], [*texts[3], 10])
     short = both.select([2, 2])
     assert short.mask.shape[1] == len(texts[2]) + 1, "the gap before both is gone"
-    short.put([0], read(vlm.model, texts[4]))  # longer than what is there
+    short.put([0], read(vlm.model, texts[4]))  # longer than the rows there
     short.read([[3], [4]])
     assert_reads(short, [*texts[4], 3], [*texts[2], 9, 4])
 
@@ -60,7 +60,7 @@ def test_what_overflowed_leaves_no_trace_in_the_row_that_takes_its_place(vlm):
 
 @torch.no_grad()
 def test_what_a_place_that_sees_nothing_becomes_reaches_no_row(vlm, monkeypatch):
-    """Rows of several lengths are read together; some kernels make NaN of a place that is masked altogether."""
+    """Rows of several lengths are read together. Some kernels give NaN at a place that attends to no token."""
     attend, rows = torch.nn.functional.scaled_dot_product_attention, ([5, 6, 7, 8, 9], [10, 11])
     right, blind = read(vlm.model, *rows).logits, []
 
@@ -76,7 +76,7 @@ def test_what_a_place_that_sees_nothing_becomes_reaches_no_row(vlm, monkeypatch)
 
 @torch.no_grad()
 def test_the_head_is_given_whole_rows_wherever_reading_ends(vlm):
-    """With gaps between them a CPU takes hundreds of times as long. No hook stays behind."""
+    """A CPU can take hundreds of times as long for rows with gaps between them in memory. No hook stays behind."""
     head, shown = vlm.model.get_output_embeddings(), []
     told = head.register_forward_hook(lambda _, given, out: shown.append(given[0]))
     with told:
@@ -88,7 +88,7 @@ def test_the_head_is_given_whole_rows_wherever_reading_ends(vlm):
 
 @torch.no_grad()
 def test_fixed_steps_are_those_of_a_growing_context(vlm):
-    """Through a row that is replaced, memory that is used again from its beginning, more memory, and fewer rows."""
+    """This holds when a row is replaced, memory is reused from its beginning, memory grows, and rows are dropped."""
     torch.manual_seed(0)
     long, short, other = (torch.randint(5, 400, (length,)).tolist() for length in (WIDTH - SPARE - 9, 40, 7))
     fixed, grown, steps, laid_out = read(vlm.model, long, short), read(vlm.model, long, short), FixedSteps(), []
@@ -105,7 +105,7 @@ def test_fixed_steps_are_those_of_a_growing_context(vlm):
     go_on(20)
     for context in (fixed, grown):
         context.put([0], read(vlm.model, other))
-    go_on(25)  # beyond the places that there are, of which those of the first row are free again
+    go_on(25)  # beyond the end of the memory, whose beginning is free without the first row
     assert len(laid_out) == 1
     go_on(55)
     assert [places for _, _, places in laid_out] == [WIDTH, 2 * WIDTH]
@@ -115,7 +115,7 @@ def test_fixed_steps_are_those_of_a_growing_context(vlm):
 
 
 class Host(TorchDispatchMode):
-    """Refuses to touch a tensor in the CPU's memory."""
+    """Fails when an operation touches a tensor in CPU memory."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **kwargs or {})
@@ -125,7 +125,7 @@ class Host(TorchDispatchMode):
 
 @torch.no_grad()
 def asks_for_nothing(model):
-    """Let a model take a fixed step on the device `meta`, whose numbers nobody can ask for, as while it is recorded."""
+    """Run a fixed step on the device `meta`, whose values cannot be read, just as a GPU's cannot during a recording."""
     context = read(model, [5, 6, 7], [8, 9])
     model.to("meta")
     for layer in context.cache.layers:
@@ -140,7 +140,7 @@ def asks_for_nothing(model):
 
 def test_a_step_that_is_recorded_asks_the_gpu_for_nothing():
     context, tokens = asks_for_nothing(load_model(str(MODEL), torch.float32).eval())
-    with pytest.raises(RuntimeError, match="meta tensors"):  # a context that grows asks whether it has gaps
+    with pytest.raises(RuntimeError, match="meta tensors"):  # in a growing context, the mask is read for gaps
         context.read(tokens[:, None])
 
 

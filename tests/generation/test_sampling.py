@@ -1,4 +1,4 @@
-"""Sampling draws from the right distribution, from seed and request alone."""
+"""Sampling draws from the right distribution, and its draws depend on seed and request alone."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 from safeeraser.generation.sampling import Generation, gumbel, request_seed
 
 DRAWS = 20_000
-# What chi-square exceeds once in 1000, by degrees of freedom.
+# The values that chi-square exceeds once in 1000 times, by degrees of freedom.
 CHI_SQUARE = {3: 16.27, 4: 18.47, 7: 24.32}
 LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0])
 
@@ -26,7 +26,7 @@ def draw(seeds, logits=LOGITS, *, position=0, **settings):
     ("temperature", "top_p", "tokens"), [(1.0, 1.0, 8), (0.5, 1.0, 8), (2.0, 1.0, 8), (1.0, 0.9, 5), (1.5, 0.7, 4)]
 )
 def test_draws_follow_the_softmax(temperature, top_p, tokens):
-    """Cut to the fewest likeliest tokens that hold `top_p`: so many of LOGITS, which fall."""
+    """The nucleus is the fewest likeliest tokens that reach `top_p`: the first `tokens`, because LOGITS fall."""
     shares = (LOGITS / temperature).softmax(0)
     assert shares[: tokens - 1].sum() < top_p and shares[:tokens].sum() >= top_p - 1e-6
     expected = DRAWS * shares[:tokens] / shares[:tokens].sum()
@@ -37,7 +37,7 @@ def test_draws_follow_the_softmax(temperature, top_p, tokens):
 
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
 def test_a_draw_is_the_largest_of_what_the_warpers_leave(top_p):
-    """The short way, which sorts only where the first draw falls outside the nucleus, gives what the long way gives."""
+    """The fast way, which sorts only if the first draw falls outside the nucleus, gives the same as the slow way."""
     seeds, logits = seeds_of(4000), 3 * torch.randn(4000, 50, generator=torch.Generator().manual_seed(0))
     warpers = LogitsProcessorList([TemperatureLogitsWarper(0.8), TopPLogitsWarper(top_p)])
     long = (warpers(None, logits) + gumbel(seeds + 3, 50)).argmax(-1)
@@ -52,7 +52,7 @@ def test_seeds_differ_by_seed_and_request():
 
 
 def test_noise_is_what_its_hash_says():
-    """SplitMix64 of seed and token, worked out with Python's whole numbers: responses can be drawn again anywhere."""
+    """SplitMix64 of seed and token, computed with Python's integers: any machine can draw the responses again."""
 
     def mixed(counter):
         value = counter * 0x9E3779B97F4A7C15 % 2**64

@@ -1,7 +1,7 @@
-"""Lets the engines of config/accelerate/ that are meant for GPUs run on CPUs, with this folder on PYTHONPATH.
+"""Lets the GPU engines of config/accelerate/ run on CPUs. Python runs this file if its folder is on PYTHONPATH.
 
-DeepSpeed does so by itself (DS_ACCELERATOR=cpu), but transformers refuses bfloat16 to whatever is neither a GPU nor
-called a CPU, and accelerate has no FSDP on CPUs, though torch does.
+DeepSpeed supports CPUs by itself (DS_ACCELERATOR=cpu). But transformers refuses bfloat16 without a GPU unless `use_cpu`
+is set, and accelerate has no FSDP on CPUs, although torch has it.
 """
 
 import os

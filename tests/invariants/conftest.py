@@ -1,4 +1,4 @@
-"""One launch an engine, and one run of a name in this process, for the whole session."""
+"""Shared by the entire session: each engine is launched once, and each named run is trained once in this process."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ STAND_IN = {"GPU_ENGINES_ON_CPUS": str(ROOT / "tests" / "gpu_engines_on_cpus" / 
 
 @pytest.fixture(scope="session")
 def one(tmp_path_factory):
-    """Gives the folder of one process's run by its name and what is not as there, trained when first asked for."""
+    """A function that gives the folder of a run in one process, by its name and more words. It trains on first use."""
     folder, done = tmp_path_factory.mktemp("one"), {}
 
     def train(name, *more):
@@ -30,7 +30,7 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, forks, one):
-    """Gives the folder with an engine's runs, by their names; they are trained when first asked for."""
+    """A function that gives the folder with an engine's runs, by their names. They are trained on first use."""
     folders, ended = {}, {}
 
     def train(engine):

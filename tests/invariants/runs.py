@@ -1,4 +1,4 @@
-"""What the engines train, by name, and how it is compared: two optimizer steps, but where figures are recorded."""
+"""The runs that engines train, by name, and how they are compared. They are short, unless figures are recorded."""
 
 import json
 from functools import reduce
@@ -13,9 +13,9 @@ from safeeraser.unlearn.save_dir import MASK_FILE
 from .test_release import CONFORMANCE
 
 CPUS = ("cpu_ddp", "cpu_zero2", "cpu_zero3")
-WHOLE_WEIGHTS = CPUS[:2]  # what moves or masks weights is refused where each process has a part of them
-# The files for GPUs, and how far LoRA's B may be off in bfloat16:
-# DeepSpeed's gradients are in bfloat16 too; elsewhere sums in another order flip a rounding now and then.
+WHOLE_WEIGHTS = CPUS[:2]  # an engine that shards weights refuses to move or mask them
+# The config files for GPUs. Their numbers: how far LoRA's B may be off in bfloat16, relative to its norm. DeepSpeed's
+# gradients are in bfloat16 too. Under the other engines, another order of summing sometimes changes a rounding.
 GPUS = {"ddp": 0.01, "fsdp2": 0.01, "../accelerate_config": 0.05, "zero3": 0.05}
 SHARDED = "../accelerate_config"
 FAMILIES = ROOT / "tests" / "data" / "families"
@@ -28,17 +28,17 @@ for engine, family, method in OTHERS:
 
 
 def spelled(words):
-    """The words, with those that a part stands for in its place."""
+    """The words, with each name of a part replaced by the part's words."""
     return [each for word in words for each in (spelled(PARTS[word]) if word in PARTS else [word])]
 
 
 def runs_of(engine):
-    """The names of what an engine trains."""
+    """The names of the runs that an engine trains."""
     return [name for name, (engines, *_) in RUNS.items() if engine in engines]
 
 
 def words_of(name, folder, *more, processes=2, start=""):
-    """The words of `forget.py` for a run into `folder`, on what is recorded."""
+    """The words of `forget.py` that train the run `name` into `folder`, on the recorded model and data."""
     _, items, method, given = RUNS[name]
     plans = (CONFORMANCE / kind / f"{method.replace('+', '_')}.json" for kind in ("training", "methods"))
     words = [
@@ -58,12 +58,12 @@ def words_of(name, folder, *more, processes=2, start=""):
 
 
 def logged(folder, key):
-    """A column of a run's log; empty values where it has none."""
+    """A column of a run's log; {} for a row without it."""
     return [row.get(key, {}) for row in read_lines(folder / "train_log.jsonl")]
 
 
 def adapter(folder):
-    """What a run has trained, by name."""
+    """The parameters that a run has trained, by name."""
     return load_file(folder / "adapter_model.safetensors")
 
 
@@ -75,7 +75,7 @@ def farthest(one, two):
 
 
 def assert_held(folder, begun, dtype=torch.float32):
-    """What the mask holds is what it was at the start, in the dtype that the engine starts from; the rest has moved."""
+    """Assert that held weights are as at the start, in the dtype that the engine starts from, and others have moved."""
     mask, after, before = load_file(folder / MASK_FILE), adapter(folder), adapter(begun)
     assert len(mask) == 28
     for name, trains in mask.items():
@@ -86,7 +86,7 @@ def assert_held(folder, begun, dtype=torch.float32):
 
 
 def assert_stopped(folder):
-    """A bound ended the run, and what is kept is the adapter of the last step whose losses were good."""
+    """Assert that a bound ended the run, and that it kept the adapter from before the last step with good losses."""
     (sitting,) = told(folder)["sittings"]
     good = sitting["stopped"]["adapter_of_step"]
     assert sitting["stopped"]["reason"].startswith("stop.forget_loss=9: the term forget is ")
@@ -95,7 +95,7 @@ def assert_stopped(folder):
 
 
 def assert_gone_on(whole, on):
-    """The run that began at the whole one's checkpoint ended as that did, to the bit."""
+    """Assert that run `on`, which resumed at a checkpoint of run `whole`, ended as `whole` did, to the bit."""
     assert (told(on)["sittings"][0]["from_step"], told(on)["optimizer_steps"]) == (2, 4)
     assert farthest(whole, on) == 0 < farthest(whole, whole / "checkpoint-2")
     for name in ("train_log.jsonl", "probe.jsonl"):

@@ -1,7 +1,7 @@
-"""Real processes, plain and under real DeepSpeed: they follow the recorded figures, train what one process does, resume
-to the bit, and stop alike.
+"""Two real processes, plain and under DeepSpeed: they follow the recorded figures, train the same as one process does,
+resume to the bit, and stop together.
 
-Each engine is launched once, with all that runs.py names for it; only what is killed is launched by itself.
+Each engine is launched once for all its runs in runs.py. Runs that are killed, interrupted or refused start separately.
 """
 
 import json
@@ -30,7 +30,7 @@ RECORDED = [(engine, name[8:]) for engine in CPUS for name in runs_of(engine) if
 
 @pytest.mark.parametrize("engine", CPUS)
 def test_the_engine_asked_for_trains_all_its_runs_in_two_processes(trained, engine):
-    """Not one that was silently put in its place."""
+    """No other engine silently takes its place."""
     for name in runs_of(engine):
         ran = told(trained(engine) / name)["engine"]
         assert (ran["processes"], ran["name"]) == (2, engine.removeprefix("cpu_")), name
@@ -38,7 +38,7 @@ def test_the_engine_asked_for_trains_all_its_runs_in_two_processes(trained, engi
 
 @pytest.mark.parametrize(("engine", "method"), RECORDED)
 def test_an_engine_follows_the_recorded_figures(trained, engine, method):
-    """48 items, four an optimizer step, however many processes share them; micro-losses in the plan's order."""
+    """48 items, four per optimizer step for any number of processes. Micro-losses are in the plan's order."""
     folder = trained(engine) / f"release_{method}"
     assert_follows(folder, "methods/npo") if method == "npo" else assert_reproduces(folder, method)
 
@@ -56,26 +56,26 @@ def test_two_processes_train_what_one_does(trained, one, engine, name):
 
 
 def test_what_fills_no_round_of_the_processes_is_left_out(trained, one, tmp_path):
-    """Nine items, batches of two, two processes: two rounds of four. The plan tells what was trained."""
+    """Nine items in batches of two, on two processes, make two rounds of four. plan.json has the trained items."""
     two = trained("cpu_ddp") / "nine"
     assert (told(two)["items_left_out"], told(two)["optimizer_steps"]) == (1, 2)
     steps = json.loads((two / "plan.json").read_text())["steps"]
     assert [step["forget"] for step in steps] == [step["forget"] for step in NINE[:8]]
-    # Eight items, four a step in one process: with one of them trained twice, the two would part.
+    # One process trains the eight items, four per step. Had two processes trained one twice, the results would differ.
     (tmp_path / "eight.json").write_text(json.dumps({"steps": NINE[:8]}))
     single = one("nine", f"plan={tmp_path / 'eight.json'}", "batch_size=4")
     assert told(single)["items_left_out"] == 0 and farthest(two, single) < 1e-5
 
 
 def test_each_process_draws_dropout_masks_of_its_own(trained):
-    """The same item in both of them has two losses, once LoRA's B is not 0."""
+    """The same item has different losses in the two processes, once LoRA's B is not 0."""
     begun, on = logged(trained("cpu_ddp") / "twins", "micro_losses")
     assert begun[0] == begun[1] and on[0] != on[1]
 
 
 @pytest.mark.parametrize("engine", runs.WHOLE_WEIGHTS)
 def test_what_a_mask_holds_never_moves(trained, one, engine):
-    """And the rest does, at a rate and a decay at which whatever may move does."""
+    """The other weights move: the learning rate and the decay are so large that nearly every weight would."""
     two, single = trained(engine) / "mask", one("mask")
     assert (two / MASK_FILE).read_bytes() == (single / MASK_FILE).read_bytes()
     assert told(two)["mask"] == told(single)["mask"]
@@ -84,7 +84,7 @@ def test_what_a_mask_holds_never_moves(trained, one, engine):
 
 
 def test_a_model_trained_whole_is_the_same_under_an_engine_that_shares_it_out(trained, one):
-    """Saved whole, under names that are read again: with others a loader takes random numbers, and only notes it."""
+    """It is saved in full, under names that load again. Otherwise a loader draws random weights, and only logs it."""
     folders = (CONFORMANCE / "llava-tiny", trained("cpu_zero3") / "full", one("full"))
     untouched, two, single = (load_model(str(folder), torch.float32).state_dict() for folder in folders)
     assert max((single[name] - two[name]).abs().max().item() for name in single) < 1e-5
@@ -98,13 +98,13 @@ def test_a_bound_stops_both_processes_at_the_last_good_adapter(trained, engine):
 
 @pytest.mark.parametrize("engine", CPUS)
 def test_a_run_resumed_from_a_checkpoint_ends_as_one_that_never_stopped(trained, engine):
-    """To the bit, with all that a checkpoint can hold."""
+    """It does so to the bit, with everything that a checkpoint can hold."""
     runs.assert_gone_on(trained(engine) / "whole", trained(engine) / "gone_on")
 
 
 @pytest.fixture
 def door(forks, tmp_path):
-    """Launches a run by the script that a user calls."""
+    """A function that launches a run by the script that a user calls."""
     launched = []
 
     def begin(words, engine="cpu_zero2", loaded=forks):
@@ -118,7 +118,7 @@ def door(forks, tmp_path):
 
 
 def test_all_processes_killed_go_on_as_if_nothing_had_been(door, trained, tmp_path):
-    """SIGKILL behind the first checkpoint."""
+    """They get SIGKILL after the first checkpoint."""
     whole, killed = trained("cpu_zero2") / "whole", tmp_path / "killed"
     words = words_of("whole", killed, "resume_from_checkpoint=auto")
     door(words).kill_once((killed / "checkpoint-2").exists)
@@ -134,7 +134,7 @@ def test_all_processes_killed_go_on_as_if_nothing_had_been(door, trained, tmp_pa
 @pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_all_processes_interrupted_leave_a_checkpoint_and_go_on(door, trained, tmp_path, number):
-    """Ctrl-C goes to the whole group, SIGTERM to the launcher alone; no checkpoint was asked for."""
+    """Ctrl-C goes to the entire process group, SIGTERM to the launcher alone. No checkpoint was asked for."""
     whole, stopped = trained("cpu_ddp") / "whole", tmp_path / "stopped"
     words = [word for word in words_of("whole", stopped, "resume_from_checkpoint=auto") if "save_steps" not in word]
     launched = door(words, "cpu_ddp", None)

@@ -1,4 +1,4 @@
-"""The files for GPUs, on CPUs in bfloat16: they come near one process, hold what is held, and resume."""
+"""The config files for GPUs, on CPUs in bfloat16: runs come near one process, keep held weights, and resume."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ NAMES = {"ddp": "ddp", "fsdp2": "fsdp", SHARDED: "zero2", "zero3": "zero3"}
 
 @pytest.mark.parametrize("engine", GPUS)
 def test_the_engine_asked_for_trains_all_its_runs_and_comes_near_one_process(trained, one, engine):
-    """What is saved is in float32, not the rounded values that DeepSpeed computes with."""
+    """The saved values are in float32, not the rounded values that DeepSpeed computes with."""
     for name in runs_of(engine):
         ran = told(trained(engine) / name)["engine"]
         assert (ran["processes"], ran["name"]) == (2, NAMES[engine]), name

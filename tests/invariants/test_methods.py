@@ -1,4 +1,4 @@
-"""The figures in tests/data/conformance/methods and methods2: other losses' own implementations, on the release's."""
+"""The figures of other methods, recorded without this project, in tests/data/conformance/methods and methods2."""
 
 from statistics import fmean
 
@@ -12,14 +12,14 @@ from .test_release import recorded, train
 OTHERS = [f"methods/{name}{pd}" for name in FURTHER for pd in ("", "_pd")]
 OTHERS += [f"methods2/{name}{pd}" for name in ("jensun", "rr") for pd in ("", "_pd")]
 OTHERS += ["methods2/npo_pd_tamper", "methods2/po_pd_tamper"]
-# Two sums of NLL, each exact in float32 to 1.5e-5 at best; a plain loop with the same libraries comes no nearer.
+# For two sums of NLL, each exact to 1.5e-5 at best in float32. A plain loop with the same libraries comes no nearer.
 SUMMED = 5e-6
-# What another CPU's order of summing may move: near 50, as RMU's losses are, float32 has 4e-6 between neighbours.
+# Another CPU may sum in another order. RMU's losses are near 50, where neighbours in float32 differ by 4e-6.
 ROUNDED = 1e-6
 
 
 def assert_follows(folder, name):
-    """`folder` holds a run of another method whose figures are the recorded ones."""
+    """Assert that the run in `folder`, of another method, has the recorded figures."""
     expected, rows = recorded(f"{name}.json"), read_lines(folder / "train_log.jsonl")
     of_sums = expected["method"] in LOSSES and LOSSES[expected["method"]].reference == "nll"
     steps, rel = expected["steps"], SUMMED if of_sums else ROUNDED
@@ -30,7 +30,7 @@ def assert_follows(folder, name):
         means = {term: fmean(step["terms"][term] for step in some) for term in some[0]["terms"]}
         assert row["terms"] == pytest.approx(means, abs=1e-5, rel=rel)
     for row, step in zip(rows, expected.get("tamper", ()), strict="tamper" in expected):
-        first, *_, last, _ = step["inner_losses"]  # the last one stands where the gradient is then taken
+        first, *_, last, _ = step["inner_losses"]  # `last`: at the weights where the gradient is taken
         moved = {"by": step["moved_by"], "relearned_from": first, "relearned_to": last}
         assert row["moved"] == pytest.approx(moved, rel=1e-5)
     norms = [row["grad_norm"] for row in rows]

@@ -1,7 +1,7 @@
-"""The figures recorded from the released implementation, which must never move: tokens, losses, gradients, responses.
+"""The figures recorded from the released implementation must never change: tokens, losses, gradients, responses.
 
-They lie in tests/data/conformance, whose README tells how they were recorded; others are read from the folder that the
-environment variable SAFEERASER_CONFORMANCE names, or from ../shared/conformance if that is there.
+They are in tests/data/conformance, whose README says how they were recorded. The environment variable
+SAFEERASER_CONFORMANCE can name another folder. Without it, ../shared/conformance is used if it exists.
 """
 
 import json
@@ -41,7 +41,7 @@ def test_token_ids_and_labels(monkeypatch, method):
     expected = recorded(f"training/tokens_{method}.json")
     assert len(expected) == 12
     for number, views in enumerate(expected):
-        # The release counts a refusal as what is said in place of the forget item's answer.
+        # The release puts a refusal into the forget view, in place of the item's answer.
         said = {"refusal": "forget"} if method == "popd" else {}
         rows = {said.get(row.view, row.view): unexpanded(row) for row in dataset[number]}
         ids = dict(zip(rows, pad([ids for ids, _ in rows.values()], 501), strict=True))
@@ -50,7 +50,7 @@ def test_token_ids_and_labels(monkeypatch, method):
 
 
 def train(folder, plan, *words):
-    """A run as the figures were recorded with: 48 items, four an optimizer step."""
+    """Train with the settings of the recording: 48 items, four per optimizer step."""
     given = ("recipe=official", "init_adapter=initial_adapter.safetensors", "LoRA.dropout=0", "num_epochs=1")
     given += ("gradient_accumulation_steps=4", "dtype=float32", "workers=0")
     data = ("model_path=llava-tiny", "data_path=dataset/all_train.json", f"save_dir={folder}")
@@ -58,7 +58,7 @@ def train(folder, plan, *words):
 
 
 def assert_reproduces(folder, method):
-    """`folder` holds a run of one of the release's methods whose figures are the recorded ones."""
+    """Assert that the run in `folder`, of one of the release's methods, has the recorded figures."""
     expected, rows = recorded(f"training/{method}.json"), read_lines(folder / "train_log.jsonl")
     losses = [loss for row in rows for loss in row["micro_losses"]]
     wanted = [step["loss"] for step in expected["steps"]]

@@ -15,7 +15,7 @@ from safeeraser.model.load import load_model, load_preprocessor
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FAMILY = families()["llava-1.5"]
 RELEASED = load_file(RECORDED / "initial_adapter.safetensors")
-# Linear layers of the language model, below it.
+# The linear layers in each layer of the language model, by their names within it.
 TARGETS = (*(f"self_attn.{name}_proj" for name in "qkvo"), *(f"mlp.{name}_proj" for name in ("gate", "up", "down")))
 
 
@@ -36,7 +36,7 @@ def preprocessor():
 
 @pytest.fixture
 def downloaded(tmp_path, monkeypatch):
-    """Puts a model's folder where a download from the hub lies, as "someone/model"."""
+    """A function that puts a model's folder into the hub's cache, as if downloaded as "someone/model"."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     repository = tmp_path / "cache" / "models--someone--model"
 
@@ -49,12 +49,12 @@ def downloaded(tmp_path, monkeypatch):
 
 
 def attach(base, family=FAMILY, *, r=32, alpha=256, **more):
-    """The model with a fresh adapter, as training begins with it."""
+    """The model with a fresh adapter, as at the start of training."""
     return lora.attach(base, lora.lora_config(family, r=r, alpha=alpha, **more), family)
 
 
 def shaken(model):
-    """The model with its trained parameters moved off their first values."""
+    """The model, with noise added to its trained parameters."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -64,7 +64,7 @@ def shaken(model):
 
 @torch.no_grad()
 def said(model):
-    """The logits of a prompt with a picture; 500 stands for one of its 16 tokens."""
+    """The logits of a prompt with a picture, which takes 16 tokens of the id 500."""
     ids = torch.tensor([[1, *[500] * 16, 300, 310, 320, 330]])
     pixels = torch.linspace(-1, 1, 3 * 56 * 56).reshape(1, 3, 56, 56)
     return model.eval()(input_ids=ids, pixel_values=pixels).logits

@@ -1,5 +1,5 @@
-"""Adapters: where LoRA sits, what is trained, which weights a stored adapter makes of a model, in part or whole; and
-weights rounded as 8 and 4 bits hold them."""
+"""Adapters: the layers that have LoRA, the parameters that are trained, and the weights that a stored adapter gives a
+model when it is applied fully or partly. Also weights rounded to 8 and 4 bits."""
 
 import copy
 import json
@@ -26,10 +26,10 @@ from safeeraser.model.stored import convert, load_adapted
 
 from .conftest import FAMILY, TARGETS, attach, said, shaken
 
-# 2 layers of rank 32: four projections 64 -> 64, gate and up 64 -> 128, down 128 -> 64.
+# Rank 32 in 2 layers: four projections 64 -> 64, gate and up 64 -> 128, down 128 -> 64.
 LORA = 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128))
 PROJECTOR = (32 * 64 + 64) + (64 * 64 + 64)
-LONG = (4, {}, [7.0] + [0.4] * 128, [7.0] + [0.0] * 127 + [0.4])  # 128 columns share a scale, unless told otherwise
+LONG = (4, {}, [7.0] + [0.4] * 128, [7.0] + [0.0] * 127 + [0.4])  # by default 128 columns share a scale
 ROUNDED = read_beside(__file__, "rounded.yaml")
 
 
@@ -60,7 +60,7 @@ def test_where_lora_cannot_sit_is_told_before_training(base, loaded):
         with pytest.raises(BadInput, match=r"model_family=llava-1.5: the model has no part 'wrong'; known: language_m"):
             check_parts(loaded, FAMILY.model_copy(update={key: wrong}))
     config = lora_config(FAMILY, r=4, alpha=8)
-    config.target_modules = ["q_proj"]  # by suffix: the vision tower has such layers too
+    config.target_modules = ["q_proj"]  # this suffix matches layers of the vision tower too
     with pytest.raises(AssertionError, match="LoRA sits on 5 modules, expected 14 of language_model alone"):
         lora.attach(base, config, FAMILY)
 
@@ -70,7 +70,7 @@ def test_where_lora_cannot_sit_is_told_before_training(base, loaded):
     [(-2, ("layers.2.", "post_lay")), (-1, ("post_lay",)), ([-4, 1], ("layers.1.", "layers.2.", "post_lay"))],
 )
 def test_groups_are_trained_without_an_adapter_but_for_layers_that_nothing_looks_at(base, chosen, frozen):
-    """Of the tower's three: number -2 of the four states is what the second layer makes."""
+    """The vision tower has three layers and so four states. State -2 is the output of its second layer."""
     unfreeze(base, FAMILY, {"projector", "head"})
     assert trained(base) == {name for name, _ in base.named_parameters() if "projector" in name or "lm_head" in name}
     counts = {"LoRA": 0, "projector": PROJECTOR, "vision_tower": 0, "language_model": base.lm_head.weight.numel()}
@@ -87,7 +87,7 @@ def test_groups_are_trained_without_an_adapter_but_for_layers_that_nothing_looks
         before -= lost
 
 
-# Which model a stored adapter makes.
+# The model that a stored adapter gives.
 
 
 def weights(model):
@@ -95,7 +95,7 @@ def weights(model):
 
 
 def test_a_folder_and_a_checkpoint_are_the_same_model(loaded, base, tmp_path):
-    """The release's checkpoint, saved again as a PEFT folder, says the same to the bit, and plain PEFT reads it."""
+    """The release's checkpoint, saved as a PEFT folder, gives the same logits to the bit, and plain PEFT reads it."""
     released = load_adapted(base, CHECKPOINT)
     released.save_pretrained(tmp_path)
     folder = load_adapted(copy.deepcopy(loaded), tmp_path)
@@ -103,7 +103,7 @@ def test_a_folder_and_a_checkpoint_are_the_same_model(loaded, base, tmp_path):
     assert torch.equal(said(folder), said(released)) and torch.equal(said(plain), said(released))
     assert (said(released) - said(loaded)).abs().max() > 1e-3
     assert not trained(released) and folder.peft_config["default"].base_model_name_or_path == str(MODEL)
-    # Alpha is the folder's own, but given for a bare file.
+    # A PEFT folder records its alpha. For a bare file, the argument gives it.
     half = load_adapted(copy.deepcopy(loaded), CHECKPOINT, alpha=128)
     half.save_pretrained(tmp_path / "half")
     assert json.loads((tmp_path / "half" / "adapter_config.json").read_text())["lora_alpha"] == 128
@@ -119,7 +119,7 @@ def test_what_a_bare_file_is_of_is_read_from_its_names_and_shapes(loaded, base, 
     family = FAMILY.model_copy(update={"lora_targets": ("q_proj", "up_proj")})
     model = shaken(attach(base, family, r=4, alpha=16, **how))
     stored = to_release(get_peft_model_state_dict(model))
-    # As the release names the tower, which it reads with `strict=False`: another name would be left out unseen.
+    # The release's name of the tower. The release reads with `strict=False`, and would silently skip another name.
     tower = "base_model.model.vision_tower.vision_model.encoder.layers.2.mlp.fc1.weight"
     assert (tower in stored) == ("vision" in how)
     torch.save(stored, tmp_path / "checkpoint.pt")
@@ -132,7 +132,7 @@ def test_what_a_bare_file_is_of_is_read_from_its_names_and_shapes(loaded, base, 
 def test_part_of_an_adapter_lies_on_the_line_between_the_untouched_model_and_the_trained_one(
     loaded, base, tmp_path, kind
 ):
-    """Also of a variant of LoRA, which the release's form cannot say; both ends to the bit."""
+    """So does part of a variant of LoRA, which the release's form cannot represent. Both ends are exact to the bit."""
     model = shaken(attach(base, r=8, alpha=16, **({} if kind == "plain" else {kind: True})))
     model.save_pretrained(tmp_path / "adapter")
     folder = tmp_path / "adapter"
@@ -152,7 +152,7 @@ def test_part_of_an_adapter_lies_on_the_line_between_the_untouched_model_and_the
 @pytest.mark.parametrize(("bits", "more", "weight", "expected"), [*ROUNDED, LONG], ids=str)
 def test_a_row_by_hand(bits, more, weight, expected):
     torch.testing.assert_close(round_to(torch.tensor([weight]), bits, **more), torch.tensor([expected]))
-    half = torch.tensor([weight]).bfloat16()  # the dtype stays, float32 in between
+    half = torch.tensor([weight]).bfloat16()  # the dtype stays; the computation is in float32
     assert torch.equal(round_to(half, bits, **more), round_to(half.float(), bits, **more).bfloat16())
 
 

@@ -1,7 +1,6 @@
-"""A folder as the hub has LLaVA-1.5's, through the commands; and what they make of it, as transformers 4 reads it.
+"""The commands on a folder like LLaVA-1.5's on the hub, and their results as transformers 4 reads them.
 
-The older version is fetched once a machine, by pip and into the user's cache. Where it cannot be had, those tests are
-skipped.
+pip installs the older version once per machine, into the user's cache. If that fails, its tests are skipped.
 """
 
 import json
@@ -24,10 +23,10 @@ from safeeraser.model.lineage import fingerprint
 PICTURE = next((RECORDED / "dataset" / "img").rglob("*.jpg"))
 TRAINING = (f"data_path={TRAIN}", "workers=0", "max_train_steps=2", "gradient_accumulation_steps=2", "lr=0.001")
 TRAINING += ("dtype=float32",)
-# Into a folder of its own; what else it needs is what this project runs with.
+# Installed into a separate folder. Their other requirements are the packages that this project runs with.
 OLDER = ("transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.0")
-READ = ("merged", "merged_bfloat16", "full", "copy", "recorded", "hub")  # as transformers 5 does
-DATA = ROOT / "tests" / "data" / "hub_like"  # the small files of public copies, each key and value
+READ = ("merged", "merged_bfloat16", "full", "copy", "recorded", "hub")  # both versions must read each alike
+DATA = ROOT / "tests" / "data" / "hub_like"  # the small files of public copies, with all keys and values
 FILES = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in DATA.glob("*.json")}
 SMALL, OLD_NAMES = read_beside(__file__, "hub_like.yaml").values()
 for part, small in SMALL.items():
@@ -35,7 +34,7 @@ for part, small in SMALL.items():
 
 
 def write_hub(folder):
-    """The folder, with random weights of about the size of trained ones."""
+    """Write the folder, with random weights that are about as large as trained ones, and return it."""
     for name, value in FILES.items():
         write_json(folder / name, value)
     (folder / "chat_template.jinja").write_text((DATA / "chat_template.jinja").read_text())
@@ -54,7 +53,7 @@ def write_hub(folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The hub's folder, and beside it what runs, merges and copies make of it and of the recorded model."""
+    """A folder with the hub's folder, and with the runs, merges and a copy made from it or from the recorded model."""
     place = tmp_path_factory.mktemp("hub")
     hub = write_hub(place / "hub")
     trained(place / "run", f"model_path={hub}", *TRAINING)
@@ -78,7 +77,7 @@ def weights(folder):
 
 @pytest.mark.slow
 def test_names_dtype_and_fingerprint_are_the_hubs(place):
-    """Whatever the model was loaded from, and however its weights are divided."""
+    """This holds wherever the model was loaded from, and however its weights are divided into files."""
     assert weights(place / "merged") == weights(place / "hub")
     for name in ("merged_bfloat16", "full"):
         assert {name for name, *_ in weights(place / name)} == {name for name, *_ in weights(place / "hub")}
@@ -93,7 +92,7 @@ def test_names_dtype_and_fingerprint_are_the_hubs(place):
 
 @pytest.fixture(scope="module")
 def older(place):
-    """What transformers 4 reads in the folders."""
+    """The contents of the folders as transformers 4 reads them."""
     packages = Path(os.environ["KEPT_FOR_TESTS"], "_".join(OLDER))
     if not packages.is_dir():
         fresh = packages.with_name(f"fresh-{os.getpid()}")
@@ -114,7 +113,7 @@ def older(place):
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", READ)
 def test_transformers_4_reads_the_same(place, older, name):
-    """And a copy is to it what its base was."""
+    """In transformers 4, a copy also gives the logits of its base."""
     found, wanted = older[name], read(place / name, PICTURE)
     for key in ("chat", "dtype", "ends", "special", "answer"):
         assert found[key] == wanted[key], key

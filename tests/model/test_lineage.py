@@ -1,4 +1,4 @@
-"""An adapter knows its base by a fingerprint: what would put one on other weights is refused."""
+"""An adapter's run.json has the fingerprint of its base. Commands refuse to put the adapter on other weights."""
 
 import json
 import shutil
@@ -27,11 +27,11 @@ BASE = weights(MODEL)
 
 
 def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, downloaded):
-    """Neither on the folder, nor on names, nor on the division into files; each tensor's values, shape, dtype count."""
+    """The folder, names and the division into files do not matter. Each tensor's values, shape and dtype do."""
     told = fingerprint(str(MODEL))
     assert told == {"model_path": str(MODEL), "revision": None, "weights": BASE} and len(BASE) == 64
     model, tensors = load_model(str(MODEL), "auto"), load_file(WEIGHTS)
-    model.save_pretrained(tmp_path / "new", save_original_format=False, max_shard_size="100KB")  # 5's own names
+    model.save_pretrained(tmp_path / "new", save_original_format=False, max_shard_size="100KB")  # version 5's names
     assert len(list((tmp_path / "new").glob("*.safetensors"))) > 3 and weights(tmp_path / "new") == BASE
     folder = shutil.copytree(MODEL, tmp_path / "model")
     for name, tensor in tensors.items():
@@ -47,7 +47,7 @@ def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, downloaded):
             weights(folder)
     (folder / WEIGHTS.name).unlink()
     assert weights(folder) is None
-    torch.save(tensors, folder / "pytorch_model.bin")  # of the older form
+    torch.save(tensors, folder / "pytorch_model.bin")  # the older form
     assert weights(folder) not in (BASE, None)
     downloaded(MODEL)
     told = {"model_path": "someone/model", "revision": COMMIT, "weights": BASE}
@@ -55,7 +55,7 @@ def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, downloaded):
 
 
 def noted(folder, **told):
-    """A folder with a recorded checkpoint in it, whose run.json tells this."""
+    """Make a folder with the recorded checkpoint, and with the keywords as its run.json."""
     folder.mkdir()
     shutil.copy(CHECKPOINT, folder / "checkpoint.pt")
     (folder / "run.json").write_text(json.dumps(told))
@@ -74,7 +74,7 @@ def test_another_base_is_refused_by_name(tmp_path, caplog):
         check_base(knows, here, allowed=False, answer="say so")
     silent, merged = noted(tmp_path / "silent"), noted(tmp_path / "merged", merged={"adapter_sha256": "c"})
     assert not caplog.messages
-    for _ in range(2):  # said once
+    for _ in range(2):  # the note is logged once
         check_base(silent, here, allowed=False)
     assert caplog.messages == [f"note: {silent} does not say which base it was trained on"]
     with pytest.raises(BadInput, match=r"silent: .*merged has an adapter merged into it already; --allow_other_base"):
@@ -82,7 +82,7 @@ def test_another_base_is_refused_by_name(tmp_path, caplog):
 
 
 def test_the_chain_of_what_a_model_was_made_of(tmp_path):
-    """What was merged, trained whole or begun from, oldest first; what is not known is None."""
+    """The runs that were merged, trained without an adapter, or started from, oldest first. Unknown values are None."""
 
     def run_json(name, method, base, parents=(), **more):
         settings = {"forget_loss": {"name": method}, "recipe": {"name": "official"}, "split": [name]}

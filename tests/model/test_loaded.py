@@ -1,4 +1,4 @@
-"""A loaded model: logits where they are read, states of single layers, and what it says of itself."""
+"""A loaded model: logits where they are read, states of single layers, picture features, and its own properties."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from .conftest import attach
 
 @pytest.fixture(scope="module", params=["llava_tiny", "gemma3", "qwen3_vl"])
 def vlm(request):
-    """LLaVA; attention in both directions and a tied head; features that go into the layers' depth."""
+    """LLaVA; a family with attention in both directions and a tied head; one that adds features in several layers."""
     path = str(MODEL) if request.param == "llava_tiny" else Recorded(request.param).path
     return VLM.load(path, torch.float32, "eager")
 
@@ -43,10 +43,10 @@ def test_logits_and_states_are_those_of_the_whole_pass_and_no_more_is_run(vlm):
     assert torch.equal(found, vlm.logits(batch, places)) and torch.allclose(found, whole, atol=1e-6)
     assert there.keys() == {0, last}
     assert torch.equal(there[0], own[0]) and torch.equal(there[last], own[last][places])
-    ran.clear()  # alone the first layer is all that runs
+    ran.clear()  # if only the first layer is read, no other runs
     none, there = logits_and_states(vlm.model, batch, places[:0], {0: places}, vlm.family)
     assert (none.shape[0], ran) == (0, [0]) and torch.equal(there[0], own[0][places])
-    for number in (0, last):  # begun at a layer the rest goes on from the states it is given
+    for number in (0, last):  # begun at a layer, the pass continues from the given states
         ran.clear()
         with begun_at(vlm.model, vlm.family, number, own[number].unflatten(0, shape)):
             assert torch.equal(vlm.logits(batch, places), found)
@@ -57,7 +57,7 @@ def test_logits_and_states_are_those_of_the_whole_pass_and_no_more_is_run(vlm):
 
 @torch.no_grad()
 def test_what_the_vision_makes_of_a_picture_stands_for_its_pixels(vlm):
-    """Where a model takes that; and the bytes of its patches, and of one more, in all layers and eight to spare."""
+    """It does so if the model takes features. Memory: of all patches and one token, in all layers and eight spare."""
     rows = rows_of(vlm)
     seen = [see(vlm, row.inputs) for row in rows]
     spared = vlm.join([replace(row, inputs=each.inputs) for row, each in zip(rows, seen, strict=True)])

@@ -1,6 +1,5 @@
-"""Loading a model: which family a folder is of, what is taken for LLaVA-1.5 and what is refused by name, dtypes and
-attention, and weights as transformers reads them, straight to where the model runs. And what the pages of
-config/model_family/ name is in the model of their numbers, which has the published size."""
+"""Loading a model: its family, the folders that are accepted as LLaVA-1.5 or refused by name, dtypes and attention, and
+weights as transformers reads them, directly to the model's device."""
 
 import json
 import shutil
@@ -39,7 +38,7 @@ def folder(tmp_path):
 
 
 def change(folder, name, **changes):
-    """Change one of the folder's files; a key that is to be None goes."""
+    """Change keys of one of the folder's JSON files; a key that becomes None is removed."""
     told = json.loads((folder / name).read_text()) | changes
     (folder / name).write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
 
@@ -65,7 +64,7 @@ def test_another_configuration_is_refused_by_name(folder, file, changes, says):
 
 def test_what_differs_from_the_release_in_form_alone_is_taken(folder, preprocessor, tmp_path):
     wide = Image.linear_gradient("L").resize((90, 50)).convert("RGB")
-    for kind in ("CLIPFeatureExtractor", None):  # an older word; by none transformers would choose one that pads
+    for kind in ("CLIPFeatureExtractor", None):  # an older name; without one, transformers would choose one that pads
         change(folder, PICTURES, image_processor_type=kind)
         found = load_preprocessor(str(folder)).show(wide).inputs["pixel_values"]
         assert torch.equal(found, preprocessor.show(wide).inputs["pixel_values"])
@@ -82,7 +81,7 @@ def test_what_differs_from_the_release_in_form_alone_is_taken(folder, preprocess
 
 def test_a_chat_template_must_write_vicunas_form(folder):
     hubs = (ROOT / "tests" / "data" / "hub_like" / "chat_template.jinja").read_text()  # without the system text
-    # For text alone, with words of its own before the chat; and one of another model.
+    # A template for text alone, with its own words before the chat; and a template of another model.
     plain = "Be kind. {% for m in messages %}{{ m['role'].upper() + ': ' + m['content'] + '\n' }}{% endfor %}"
     other = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'][0]['text'] }}[/]{% endfor %}"
     for template in (hubs, CHAT_TEMPLATE, plain):
@@ -98,7 +97,7 @@ def test_a_chat_template_must_write_vicunas_form(folder):
 
 
 def test_weights_are_what_transformers_loads_and_what_they_lack_is_named(folder):
-    """To the bit, buffers too, and frozen; transformers makes up random weights for those that lack."""
+    """Weights and buffers are equal to the bit, and weights are frozen. transformers would make up missing weights."""
     plain = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model, file = load_model(str(folder), torch.float32), folder / "model.safetensors"
     one, two = ({**dict(each.named_parameters()), **dict(each.named_buffers())} for each in (model, plain))
@@ -144,7 +143,7 @@ def test_auto_is_the_fastest_dtype_and_attention(monkeypatch):
 
 
 def test_cudnns_attention_runs_only_when_asked_for():
-    """It is settled for the process at each load."""
+    """Each load decides this for the entire process."""
     for attention in ("sdpa_cudnn", "sdpa", "eager"):
         model = load_model(str(MODEL), torch.bfloat16, attention, device="meta")
         assert {(each.device.type, each.dtype) for each in model.parameters()} == {("meta", torch.bfloat16)}

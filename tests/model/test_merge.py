@@ -1,5 +1,5 @@
-"""Merged and copied models of LLaVA-1.5: they say what model and adapter say together, load by the ordinary means,
-speak the release's words, tell what they were made of, and appear whole or not at all."""
+"""Merged and copied models of LLaVA-1.5 answer as model and adapter together, and load with plain transformers. They
+use the release's wording, record the parts that they were made from, and are written completely or not at all."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ def test_it_says_what_model_and_adapter_say_together(merged, base, preprocessor)
     model = LlavaForConditionalGeneration.from_pretrained(merged).eval()
     torch.testing.assert_close(model(**inputs).logits, wanted, atol=1e-4, rtol=1e-4)
     assert (wanted - untouched).abs().max() > 1e-2
-    processor = AutoProcessor.from_pretrained(merged)  # what it makes of a chat is what inference asks
+    processor = AutoProcessor.from_pretrained(merged)  # it writes a chat as inference does
     text = processor.apply_chat_template(CHAT, add_generation_prompt=True)
     assert text == prompt(QUESTION, "user")
     with Image.open(PICTURE) as picture:
@@ -97,7 +97,7 @@ def test_it_tells_what_it_was_made_of_and_in_the_words_of_the_oldest_readers(mer
 
 @pytest.mark.slow
 def test_a_merge_into_16_bits_rounds_each_weight_once(adapter, tmp_path):
-    """As a merge in float32 that is rounded at the end: the adapter's product is never rounded alone."""
+    """It equals a merge in float32 that is rounded at the end: the adapter's product is never rounded by itself."""
     precise = load_model(str(MODEL), torch.bfloat16).float()
     precise = load_adapted(precise, adapter).merge_and_unload().bfloat16()
     precise.save_pretrained(tmp_path / "precise")
@@ -109,14 +109,14 @@ def test_a_copy_holds_the_base_models_weights_under_the_releases_template(merged
     base = shutil.copytree(merged, tmp_path / "base")
     (base / "chat_template.jinja").write_text(CHAT_TEMPLATE.replace("A chat between", "The chat between"))
     run("safeeraser.model", "copy", base, tmp_path / "out")
-    # What is known of the model goes along.
+    # The copy keeps the model's record.
     assert told(tmp_path / "out") == told(merged) | {"copied": {"model_path": str(base), "dtype": "float32"}}
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
     assert_same_weights(base, tmp_path / "out")
 
 
 def test_a_copy_of_another_family_holds_what_the_hub_has(tmp_path, downloaded):
-    """Byte by byte what prepares its input, weights under the hub's names, and the configuration in its own words."""
+    """Files that prepare its input are equal byte by byte; weights have the hub's names, the configuration its keys."""
     base, out = Path(Recorded("qwen3_vl").path), tmp_path / "out"
     downloaded(base)
     assert run("safeeraser.model", "copy", "someone/model", out, "--dtype", "bfloat16").returncode == 0

@@ -1,5 +1,5 @@
-"""Turns into rows, and rows into batches: the release's wording and its answer mask token by token, other
-families' wordings and system texts, and what the model is given beside the tokens."""
+"""Turns become rows, and rows become batches: the release's wording and its answer mask token by token, other families'
+wordings and system texts, and the model's inputs besides the tokens."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ def llama():
 
 
 def encode(tokenizer, question, answer=None, *, who="user", place=IMAGE, **how):
-    """A conversation about a picture that `place` stands for in the text."""
+    """The row of a conversation about a picture, which `place` represents in the text."""
     processor = LlavaProcessor(CLIPImageProcessorPil(), tokenizer, 14, "default", num_additional_image_tokens=1)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE)
     preprocessor = Preprocessor(processor, page_of_type("llava"), 4096, image_token, "")
@@ -33,7 +33,7 @@ def encode(tokenizer, question, answer=None, *, who="user", place=IMAGE, **how):
 
 
 def targets(encoded):
-    """The targets in order, after a check that each stands at its own token."""
+    """The targets in order, after a check that each label is the token at its position."""
     for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
         assert label in (IGNORE, token)
     return [label for label in encoded.labels if label != IGNORE]
@@ -49,16 +49,16 @@ def test_the_mask_on_the_llama_2_vocabulary_begins_behind_assistant_and_loses_no
     assert llama.convert_ids_to_tokens(targets(encoded)) == tokens and encoded.labels[first:] == ids[first:]
     assert llama.convert_ids_to_tokens(ids[first - 5 : first]) == ["▁A", "SS", "IST", "ANT", ":"]
     assert llama.decode(ids[1:first]).replace(" ", "") == prompt(question, "human").replace(" ", "")
-    # What LLaVA's users know as the beginning of every prompt: "USER:", "▁", the picture, "▁", newline.
+    # The tokens that every LLaVA-1.5 prompt has around its picture: "USER:", "▁", the picture, "▁", newline.
     at = ids.index(32000)
     assert ids[at - 4 : at + 3] == [3148, 1001, 29901, 29871, 32000, 29871, 13] and ids[0] == 1
-    # The end of the answer is the last target and changes nothing else.
+    # The token that ends the answer is the last target, and changes nothing else.
     ended = encode(llama, question, answer, who="human", end_of_answer=True)
     assert ended == Row([*ids, 2], [*encoded.labels, 2]) and 2 not in ids
 
 
 def test_rows_of_the_recorded_model(preprocessor):
-    """Its own tokenizer has another pre-tokenizer (Metaspace); pad, end and places are the model's."""
+    """Its tokenizer has another pre-tokenizer (Metaspace). Padding, end and picture tokens are the model's own."""
     turn = Turn(Image.new("RGB", (90, 60)), "Sierra romeo?", "Uniform sierra.", "human")
     row = preprocessor.encode(turn, end_of_answer=True)
     assert preprocessor.tokenizer.decode(targets(row)).strip() == "Uniform sierra.</s>"
@@ -68,7 +68,7 @@ def test_rows_of_the_recorded_model(preprocessor):
     assert preprocessor.same_for_all and preprocessor.place(lambda: pytest.fail("needs no size")) == IMAGE * 16
     assert preprocessor.most_tokens(row.input_ids, 40) == 55 and preprocessor.most_tokens([1, 2], 40) == 40
     assert preprocessor.reserved == [IMAGE] and preprocessor.types is None and preprocessor.context == 1024
-    again = pickle.loads(pickle.dumps(preprocessor))  # as a loader's process is sent it
+    again = pickle.loads(pickle.dumps(preprocessor))  # as a loading process receives it
     assert again.encode(turn, end_of_answer=True).input_ids == row.input_ids
 
 
@@ -87,13 +87,13 @@ def test_a_batch_by_hand(preprocessor):
         places = {name: each.tolist() for name, each in preprocessor.entries(rows, chosen).items()}
         expected = {"input_ids": chosen, "attention_mask": chosen} | ({"pixel_values": pictures} if pictures else {})
         assert places == expected
-    # Tiles are filled up with zeros to the most of a picture.
+    # A picture with fewer tiles than another is filled up with zeros.
     tiles = preprocessor.lay_out([{"p": torch.ones(1, 3, 2)}, {}, {"p": torch.ones(1, 2, 2)}])["p"]
     assert tiles.tolist() == [[[1, 1]] * 3, [[1, 1], [1, 1], [0, 0]]]
 
 
 def test_the_folder_bounds_a_pictures_pixels_and_processors_of_one_setting_share_outlines(tmp_path):
-    """As docs/reference/models.md says it; what was found of a size is found once, by whichever processor."""
+    """docs/reference/models.md describes the bound. Processors with equal settings share one cache of outlines."""
     folder, size = shutil.copytree(Recorded("qwen2_5_vl").path, tmp_path / "model"), lambda: (400, 300)
     told = json.loads((folder / "processor_config.json").read_text())
     told["image_processor"]["size"] = {"shortest_edge": 784, "longest_edge": 7840}
@@ -106,7 +106,7 @@ def test_the_folder_bounds_a_pictures_pixels_and_processors_of_one_setting_share
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen3_vl"])
 def test_a_family_with_a_template_of_its_own_is_asked_as_transformers_asks_it(name):
-    """The same ids for any question, by the picture or its size, a system text in its place, and token types."""
+    """Ids and token types are equal, with and without a system text. The picture's size alone gives the same ids."""
     prepared, shown = load_preprocessor(Recorded(name).path), picture(Recorded(name).rows[0]["picture"])
     processor = prepared.processor
     for question, system in (("\n What?", "Be brief."), ("A", None)):

@@ -1,5 +1,5 @@
-"""The two forms in which adapters are stored, PEFT's folder and the release's checkpoint.pt: names, what does not fit,
-what must not be loaded, and converting one into the other."""
+"""The two forms of stored adapters, PEFT's folder and the release's checkpoint.pt: names, adapters that do not fit,
+files that must not be loaded, and conversion from one form to the other."""
 
 import json
 import pickle
@@ -70,7 +70,7 @@ def test_what_is_no_adapter_is_named_and_its_code_is_not_run(tmp_path, monkeypat
 
 
 def test_an_adapter_of_another_family_is_refused_by_name(tmp_path, base):
-    """Also where names and shapes are alike: by its configuration, or as the release's form, which is LLaVA's alone."""
+    """Names and shapes may match. The configuration names the family, and the release's form is LLaVA-1.5's alone."""
     other = Recorded("llava_next").adapter
     with pytest.raises(BadInput, match="an adapter of 'llava_next' models, and this is a 'llava'"):
         load_adapted(base, other)
@@ -82,7 +82,7 @@ def test_an_adapter_of_another_family_is_refused_by_name(tmp_path, base):
 
 
 def test_converting_by_the_command(tmp_path, caplog):
-    """A folder has the base's name and what is known of the run; the way back gives the same tensors."""
+    """A folder records its base and keeps run.json. Converted back, it gives the same tensors."""
     folder, more = tmp_path / "folder", ("--lora_alpha", 64, "--model_path", MODEL)
     assert run("safeeraser.model", "convert", CHECKPOINT, folder, *more).returncode == 0
     config = json.loads((folder / "adapter_config.json").read_text())

@@ -1,4 +1,4 @@
-"""What the tests of training share: settings checked without a command line, and trainers built in this process."""
+"""Shared by the tests of training: settings checked without a command line, and trainers built in this process."""
 
 import shlex
 
@@ -21,7 +21,7 @@ ADAPTER = "adapter_model.safetensors"
 
 
 def checked(method, keys=()):
-    """The settings of a method on the recorded data, with keys set by dotted names, or as on a command line."""
+    """A method's checked settings on the recorded data. `keys`: a dict by dotted names, or words of a command line."""
     composed = page(f"forget_loss={method}", given=(*GIVEN, "LoRA.dropout=0")).copy()
     for key, value in dict(OmegaConf.from_dotlist(shlex.split(keys)) if isinstance(keys, str) else keys).items():
         OmegaConf.update(composed, key, value)
@@ -29,7 +29,7 @@ def checked(method, keys=()):
 
 
 class Gradients(TrainerCallback):
-    """Keeps the gradient of each optimizer step, as it is before the step."""
+    """Keeps each optimizer step's gradients, by parameter name, as they are just before the step."""
 
     def __init__(self):
         self.steps = []
@@ -39,7 +39,7 @@ class Gradients(TrainerCallback):
 
 
 def built(folder, method, keys=(), *, steps=1, noise=0.02, callbacks=()):
-    """A trainer as a run starts with it, its trained weights moved by some noise so that no gradient is 0."""
+    """A trainer at the start of a run. Gaussian `noise` is added to its trained weights, so that no gradient is 0."""
     read = checked(method, {"save_dir": str(folder), "max_grad_norm": 0, **dict(keys)})
     dataset, arguments = plan_dataset(read), training_arguments(read, Engine(), Schedule(steps, 0))
     set_seed(read.seed)

@@ -1,4 +1,4 @@
-"""Settings by the words of a command line, on the recorded data; a choice of files is composed once, being slow."""
+"""Settings from the words of a command line, on the recorded data."""
 
 from functools import cache
 
@@ -14,7 +14,7 @@ GROUPS = ("forget_loss=", "recipe=", "step=", "data=", "model_family=", "+", "~"
 
 @cache
 def page(*choices, given=GIVEN):
-    """The config file with these choices, to lay keys on."""
+    """The config composed with `choices`; keys can be merged into it. It is cached, because composing is slow."""
     composed = helpers.config(*given, *choices)
     OmegaConf.set_struct(composed, False)
     return composed
@@ -28,7 +28,7 @@ def settings(*words):
 
 
 def refuses(folder, *words):
-    """What is said of a run that is refused: one line, and nothing in the folder is touched."""
+    """The one-line error of a run that must be refused, with nothing in the folder touched."""
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     said = helpers.refusal(lambda: forget(settings(f"save_dir={folder / 'run'}", *words)))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before and "\n" not in said

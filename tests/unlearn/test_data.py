@@ -1,4 +1,4 @@
-"""Data as it comes: each view is read where its adapter says, bad items are left out and named, bad records refused."""
+"""Training data: each view is read where its data adapter says, bad items are left out and named, or refused."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_views_of_the_benchmark_are_numbered_record_by_record(tmp_path):
     path = write_dataset(tmp_path, *(record(n, "Sex" if n == 1 else "Weapon") for n in range(3)))
     items = build_views(settings().data, path, list(VIEWS))
     harm, benign = tmp_path / "img/Sex/1.jpg", tmp_path / "pdset/Sex/1.jpg"
-    # Item 5 is the second of record 1. A refusal's answer is drawn later, by the plan.
+    # Item 5 is the second item of record 1. A refusal has no answer yet, because the plan draws it later.
     fifth = {view: items[view][5] for view in VIEWS}
     assert {view: (item.picture, item.question, item.answer, item.said) for view, item in fifth.items()} == {
         "forget": (harm, "Secret 1?", "Harm 1.", "unsafe_pairs.1.model_response"),
@@ -44,7 +44,7 @@ def test_views_of_the_benchmark_are_numbered_record_by_record(tmp_path):
     }
     assert [item.category for item in items["forget"]] == ["Weapon"] * 4 + ["Sex"] * 4 + ["Weapon"] * 4
     assert loaded(path, "forget_loss=gd", "limit=1").categories == {"Sex": 1, "Weapon": 1}
-    # Chosen records are numbered anew, so that a plan of the part has no gaps.
+    # The items of chosen records are numbered from 0, so that their plan has no gaps.
     assert loaded(path, "forget_loss=gd", "split=Sex").sizes == {"forget": 4, "retain": 4}
     assert "no records of a category 'Violence'; " in error_of(path, "split=[Sex,Violence]")
 
@@ -58,7 +58,7 @@ def test_there_are_as_many_pairs_as_the_data_has_and_only_what_is_read_is_asked_
     path = write_json(tmp_path / "all_train.json", [few, record(1, unsafe_pairs=[]), many])
     data = loaded(path, "forget_loss=gdpd")
     assert data.sizes == {"forget": 7, "retain": 4 + 5, "decoupled": 7} and data.records == 3
-    # The known ones in the release's order, then others.
+    # The release's keys come in the release's order, then other keys.
     said = [item.said.partition(".")[0] for item in data.items["retain"][4:]]
     assert said == [f"UnharmPair_{name}" for name in ("text1", "text2", "image1", "image2", "zoo")]
     write_json(path, [few])
@@ -69,7 +69,7 @@ def test_there_are_as_many_pairs_as_the_data_has_and_only_what_is_read_is_asked_
 
 
 def own(folder, views="forget forget retain", **names):
-    """A data file of flat records, each with a picture of its own; `names`: of the fields."""
+    """Write a data file of flat records, each with its own picture. `names`: other names for the fields."""
     records = []
     for number, view in enumerate(views.split()):
         value = {"image": f"pictures/{number}.png", "question": f"{view} {number}?", "answer": f"So {number}."}
@@ -81,7 +81,7 @@ def own(folder, views="forget forget retain", **names):
 
 
 def test_records_of_ones_own_are_read_as_the_adapter_says(tmp_path, caplog):
-    """Flat records that name their view, other names of fields, JSON lines, a view's own file, and text alone."""
+    """Flat records that name their view, renamed fields, JSON lines, a separate file for a view, and text alone."""
     path = own(tmp_path, "retain forget retian forget decoupled", answer="caption")
     keys = ("data=own", *(f"data.views.{view}.answer=caption" for view in ("forget", "retain", "decoupled")))
     data = loaded(path, *keys, "forget_loss=gdpd")
@@ -92,7 +92,7 @@ def test_records_of_ones_own_are_read_as_the_adapter_says(tmp_path, caplog):
         "decoupled": [("4.png", "decoupled 4?", "So 4.")],
     }
     assert caplog.messages == [f"note: {path}: 1 records are of no view, the first is record 2"]
-    # Refusals need no set of their own: the questions are those of forget.
+    # The refusal view needs no records of its own: its questions are the forget view's.
     assert shown(loaded(path, *keys, "forget_loss=po").items["refusal"]) == [(*item[:2], "") for item in forget]
     lines = tmp_path / "data.jsonl"
     lines.write_text("\n".join(map(json.dumps, json.loads(path.read_text()))))
@@ -139,7 +139,7 @@ def test_a_refusal_keeps_its_question_however_many_decoupled_items_there_are(tmp
 
 
 def test_bad_items_are_left_out_and_named(tmp_path):
-    """Of four records: a harmful picture missing, a benign one damaged, a retain answer blank."""
+    """In four records a harmful picture is missing, a benign picture is damaged, and a retain answer is blank."""
     records = [record(n, "Sex" if n % 2 else "Weapon") for n in range(4)]
     records[3]["UnharmPair_text2"]["Prediction"] = " "
     spoilt = write_dataset(tmp_path, *records)
@@ -151,9 +151,9 @@ def test_bad_items_are_left_out_and_named(tmp_path):
         f"{spoilt}: record 3, UnharmPair_text2.Prediction: the answer is empty, and view 'retain' trains on it",
         f"{spoilt}: record 2, SDImage_path: {torn}: picture cannot be decoded (UnidentifiedImageError)",
     ]
-    # Of records 0 and 2 all eight pairs, and of retain the first record's four and the blank one.
+    # Two views lose the eight pairs of records 0 and 2; retain loses record 0's four items and the blank one.
     assert told["left_out"] == 2 * 8 + 4 + 1 and told["records"] == 3
-    # Where the benign picture is not read, nothing is wrong with its record.
+    # If benign pictures are not read, record 2 has no fault.
     assert loaded(spoilt, "forget_loss=gd", *SKIP).sizes == {"forget": 12, "retain": 11}
     says = "not found: 8 of 16 forget items would be left out, more than max_bad_items=0.49"
     assert says in error_of(spoilt, "forget_loss=gdpd", "bad_items=skip", "max_bad_items=0.49")

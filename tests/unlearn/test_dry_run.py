@@ -1,5 +1,5 @@
-"""The dry run: parameters and memory counted by hand, the whole printed text, whether a run fits its GPU, and what
-would make it fit."""
+"""The dry run: parameters and memory counted by hand, the complete output, whether a run fits its GPU, and the changes
+that would make it fit."""
 
 import shutil
 from functools import cache
@@ -49,7 +49,7 @@ def test_what_a_dry_run_prints(tmp_path, name, words):
 
 @cache
 def family():
-    """The settings of LLaVA-1.5-7B and the meta model of its own numbers, in bfloat16."""
+    """The settings for LLaVA-1.5-7B, and a model of its size in bfloat16 on the meta device."""
     read = read_settings(config("model_family=llava-1.5-7b"))
     return read, outline(read, architecture("7b"), torch.bfloat16)
 
@@ -71,7 +71,7 @@ def test_what_engines_share_out(case):
 
 
 def test_the_pictures_of_a_micro_step_are_counted():
-    """Beside what autograd keeps of them, which is little where the tower is not trained."""
+    """Their own bytes count too. Autograd keeps little for them if the vision tower is not trained."""
     model = str(ROOT / "tests" / "data" / "families" / "smolvlm" / "model")
     read, inputs = settings(f"model_path={model}"), load_preprocessor(model).show(Image.new("RGB", (200, 120))).inputs
     setup, kept = Setup(read, Engine(), torch.bfloat16), {}
@@ -88,7 +88,7 @@ CASES = read_beside(__file__, "golden/fit.yaml")
 
 
 def told(name, processes, *words):
-    """The advice for a run as large as LLaVA-1.5-7B's, and what was tried: checkpointing, quantization and engine."""
+    """The advice for a run about as large as LLaVA-1.5-7B's, and the setups tried for it, each in one line."""
     tried = []
 
     def asked(given, engine):
@@ -104,13 +104,13 @@ def told(name, processes, *words):
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_said_and_what_was_tried_for_it(case):
-    """The first change that makes it fit, and only what is not on already and goes together."""
+    """It names the first change that makes the run fit. Changes that are already on or refused are not tried."""
     says, tried = told(*case.split())
     assert (says, tried) == (CASES[case]["says"], CASES[case]["tried"])
 
 
 def test_the_gpus_that_are_here(monkeypatch):
-    """The fullest of those that would be used counts."""
+    """Among the GPUs that the run would use, the one with the least free memory counts."""
     free = [60, 30, 5]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (free[card] * GIB, 80 * GIB))
@@ -119,7 +119,7 @@ def test_the_gpus_that_are_here(monkeypatch):
 
 
 def test_rows_that_a_step_alone_reads_are_counted(tmp_path):
-    """PO reads no answer about a benign picture: those that `step=tamper` learns again are the longest rows here."""
+    """PO reads no answers about benign pictures. `step=tamper` relearns them, and they are the longest rows here."""
     path = write_dataset(tmp_path, record(0, unsafe_pairs=[pair(0, sd_response="fine " * 300)]))
     found = {}
     for step in ("sam", "tamper"):

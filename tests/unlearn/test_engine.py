@@ -1,6 +1,6 @@
-"""Engines: read alike from accelerate's file and its launcher's environment, chosen by the script, checked first.
+"""Engines: read from accelerate's file or from its launcher's environment, chosen by the script, checked in advance.
 
-And what one asks of the machine is found before a model is loaded: GPUs, DeepSpeed, a compiler for its Adam.
+The machine is checked before a model is loaded: GPUs, shared memory, DeepSpeed, a compiler for DeepSpeed's Adam.
 """
 
 import os
@@ -35,7 +35,7 @@ def from_file(path):
 
 
 def environment_of(path):
-    """What accelerate's launcher says to a process that it starts with this file."""
+    """The environment variables that accelerate's launcher sets for a process that it starts with this file."""
     arguments = launch_command_parser().parse_args(["--config_file", str(path), "forget.py"])
     arguments, *_ = _validate_launch_command(arguments)
     environment = {}
@@ -62,7 +62,7 @@ def test_file_and_environment_tell_the_same(path):
 
 
 def test_files_of_other_forms(tmp_path):
-    """DeepSpeed's own configuration and several machines; offloading under FSDP."""
+    """A file may name DeepSpeed's own config file, several machines, or offloading under FSDP."""
     inner = {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}, "gradient_accumulation_steps": 4}
     outer = {"distributed_type": "DEEPSPEED", "num_processes": 4, "num_machines": 2, "mixed_precision": "no"}
     outer["deepspeed_config"] = {"deepspeed_config_file": str(write_json(tmp_path / "ds.json", inner))}
@@ -83,7 +83,7 @@ def test_a_file_that_is_none_of_accelerates_is_refused(tmp_path):
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen3_vl"])
 def test_fsdp_shares_out_the_layers_of_whatever_language_model_there_is(family):
-    """And nothing else, as the memory that the dry run estimates has it. fsdp2.yaml names no class."""
+    """It wraps nothing else, as the dry run's memory estimate assumes. fsdp2.yaml names no class of layers."""
     model = Recorded(family).load()
     with patch.dict(os.environ, environment_of(ROOT / "config/accelerate/fsdp2.yaml")):
         share_out_layers(model, family_of(Recorded(family).path))
@@ -108,7 +108,7 @@ def test_an_engine_that_is_named_but_not_launched_or_that_accelerate_would_repla
 
 @pytest.mark.parametrize(("gpus", "variables", "chosen"), CASES["script"])
 def test_the_script_takes_one_process_where_there_is_nothing_to_share_among(tmp_path, gpus, variables, chosen):
-    """And says the same to the dry run and to the launcher."""
+    """It passes the same file to the dry run and to the launcher."""
     listed = "".join(f"echo {number}\n" for number in range(gpus)) + f"exit {0 if gpus else 9}\n"
     tells = dict.fromkeys(("python", "accelerate"), 'echo "$(basename "$0") $*"\n') | {"nvidia-smi": listed}
     for name, text in tells.items():
@@ -126,7 +126,7 @@ OFFLOADING = Engine("zero2", 2, offload_optimizer=True, here=2)
 
 
 def test_without_a_compiler_its_adam_is_refused_where_it_is_offloaded(monkeypatch, tmp_path):
-    """ninja is found beside Python too, where a virtual environment that is not activated has it."""
+    """ninja is also found next to Python, where a virtual environment that is not activated has it."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
     monkeypatch.setenv("CXX", f"{tmp_path / 'clang++'} -O2")
@@ -137,7 +137,7 @@ def test_without_a_compiler_its_adam_is_refused_where_it_is_offloaded(monkeypatc
         check_machine(OFFLOADING)
     (tmp_path / "built" / "cpu_adam").mkdir(parents=True)
     (file := tmp_path / "built" / "cpu_adam" / "cpu_adam.so").touch()
-    check_machine(OFFLOADING)  # what was compiled earlier needs none
+    check_machine(OFFLOADING)  # an Adam that was compiled earlier needs no compiler
     file.unlink()
     for name in ("clang++", "ninja"):
         (tmp_path / name).touch(0o755)
@@ -152,18 +152,18 @@ def test_deepspeed_that_is_not_installed_and_fewer_gpus_than_processes(monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(BadInput, match="its 2 processes want a GPU each, and 1 is here"):
         check_machine(Engine("ddp", 2, here=2))
-    check_machine(Engine("ddp", 2, here=1))  # two machines with one each
+    check_machine(Engine("ddp", 2, here=1))  # two machines with one GPU each
 
 
 def test_loading_processes_without_room_in_shared_memory_are_refused(tmp_path):
-    """Which would end at its first full moment in a wait for ever."""
+    """Otherwise the run would wait forever as soon as shared memory is full."""
     for words in (["dry_run=true"], []):
         said = refuses(tmp_path, "workers=2", "trainer.dataloader_prefetch_factor=100000000", *words)
         assert said.startswith("workers=2: 200000016 batches of pictures take ") and "--ipc=host" in said
 
 
 def test_a_gpu_whose_driver_is_too_old_for_torch_is_refused_not_left_idle(monkeypatch, tmp_path, capsys):
-    """Nothing is trained or answered on the CPU beside it, but where that is asked for; a plan may be for another."""
+    """No command falls back to the CPU. A server can still answer, and a dry run can still be for another GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 535.54.03\n")

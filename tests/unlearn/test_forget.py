@@ -1,4 +1,4 @@
-"""forget.py, from its command line to what it leaves in `save_dir`; resumed, it ends as if undisturbed, to the bit."""
+"""forget.py, from its command line to the files in `save_dir`. A resumed run ends as an undisturbed one, to the bit."""
 
 import json
 import os
@@ -32,11 +32,11 @@ from safeeraser.unlearn.job import prepare, without_effect
 
 from .given import refuses, settings
 
-# Dropout is on, so that a resumed run must find its random state again too.
+# Dropout is on, so a resumed run must also restore its random state.
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "gradient_accumulation_steps=2", "lr=0.01")
 FOUR = (*GIVEN, "max_train_steps=4", "save_steps=2", "workers=0")
 SHORT = ("forget_loss=ga", "max_train_steps=1", "save_steps=0", "save_model=false")
-MORE = (*FOUR, "LoRA.dropout=0.05")  # laid on settings that say no dropout
+MORE = (*FOUR, "LoRA.dropout=0.05")  # `refuses` turns dropout off, so this turns it on again
 AUTO = "resume_from_checkpoint=auto"
 RESUMED = read_beside(__file__, "golden/refused.yaml")["resumed"]
 
@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 
 
 def altered(folder, change):
-    """Have `run.json` in a folder tell something else."""
+    """Apply the function `change` to the `run.json` in a folder."""
     told = json.loads((folder / "run.json").read_text())
     change(told)
     write_json(folder / "run.json", told)
@@ -63,7 +63,7 @@ def altered(folder, change):
 
 @pytest.fixture
 def stopped(whole, tmp_path):
-    """What a run leaves that was killed in step 3, writing: a checkpoint of step 2, and a log that is ahead of it."""
+    """A run that was killed while writing a checkpoint: it has the one of step 2, and a log that ends with step 3."""
     folder = shutil.copytree(whole, tmp_path / "stopped")
     (folder / ".checkpoint-being-written").mkdir()
     (folder / "checkpoint-4").rename(folder / ".checkpoint-being-written" / "checkpoint-4")
@@ -83,7 +83,7 @@ def test_a_run_leaves_an_ordinary_peft_folder(whole):
     stored = load_file(whole / "adapter_model.safetensors")
     found = {n.replace(".default", "").replace(".modules_to_save", ""): p for n, p in model.named_parameters()}
     assert len(stored) == 2 * 7 * 2 + 4 and all(torch.equal(found[name], stored[name]) for name in stored)
-    assert all(value.norm() > 0 for name, value in stored.items() if ".lora_B" in name)  # which start at 0
+    assert all(value.norm() > 0 for name, value in stored.items() if ".lora_B" in name)  # B starts at 0
     projector = model.get_base_model().model.multi_modal_projector.original_module.linear_1.weight
     assert not torch.equal(projector, stored["base_model.model.model.multi_modal_projector.linear_1.weight"])
 
@@ -96,7 +96,7 @@ def test_the_log_the_plan_and_run_json(whole):
         assert set(row["terms"]) == {"preference", "decoupled"} and row["grad_norm"] > 0
         assert row["loss"] == pytest.approx(sum(row["terms"].values()), rel=1e-6)
         assert row["loss"] == pytest.approx(sum(row["micro_losses"]) / 2, rel=1e-6)
-    # round(0.06 * 4) = 0 steps of warm-up, then cosine: what step k used.
+    # round(0.06 * 4) = 0 warm-up steps, then a cosine. Each row has the learning rate that its step used.
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0.008535534, 0.005, 0.001464466], rel=1e-6)
     kept = json.loads((whole / "plan.json").read_text())
     assert kept["method"] == "popd" and [step["forget"] for step in kept["steps"]] == list(range(8))
@@ -109,7 +109,7 @@ def test_the_log_the_plan_and_run_json(whole):
     (sitting,) = told.pop("sittings")
     assert told.pop("base")["model_path"] == str(MODEL) and told.pop("finished") >= told.pop("started")
     del told["git_commit"], told["gpu"]
-    # 7 linear layers of 2 layers: 4 of 64x64, gate and up 64 -> 128, down 128 -> 64; rank 32.
+    # 2 layers with 7 linear layers each: four 64 x 64, gate and up 64 -> 128, down 128 -> 64; rank 32.
     lora, projector = 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128)), (32 * 64 + 64) + (64 * 64 + 64)
     assert told == {
         "title": "PO+PD", "parents": [], "optimizer_steps": 4, "warmup_steps": 0, "items_left_out": 0,
@@ -118,12 +118,12 @@ def test_the_log_the_plan_and_run_json(whole):
     }  # fmt: skip
     assert (sitting["from_step"], sitting["to_step"], sitting["stopped"]) == (0, 4, None) and sitting["seconds"] > 0
     assert sitting["items_per_second"] == pytest.approx(8 / sitting["seconds"], rel=0.01)
-    # A process that has torch loaded and runs a model is no smaller, and this one no larger.
+    # Plausible bounds for a process that has loaded torch and runs this tiny model.
     assert 2e8 < sitting["peak_process_bytes"] < 4e9
 
 
 def test_what_is_said_of_a_run_before_it_starts(tmp_path, caplog):
-    """What has no effect, and how much is trained."""
+    """The settings that have no effect, and how much is trained."""
     data = write_dataset(tmp_path, record(0), record(1))
     words = (f"data_path={data}", "forget_loss=ga", "data.views.forget.image=null", "stop.retain_loss=9")
     job = prepare(read := settings(*words, "num_epochs=3", "warmup_ratio=0.5"))
@@ -142,7 +142,7 @@ def test_what_is_said_of_a_run_before_it_starts(tmp_path, caplog):
 
 @pytest.mark.slow
 def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
-    """Though an earlier version began it, which told of no title and of the family's page otherwise."""
+    """An earlier version began the run: its run.json has no title, and records the family's config file differently."""
     family = run_of(ROOT / "tests" / "data" / "previous" / "popd")["settings"]["model_family"]
     altered(stopped, lambda told: (told.pop("title"), told["settings"].update(model_family=family)))
     trained(stopped, *FOUR, AUTO)
@@ -154,7 +154,7 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(whole, tmp_path, monkeypatch, number):
-    """Though none was asked for; resumed, it ends as the undisturbed one."""
+    """No checkpoint was asked for. Resumed, the run ends as the undisturbed one."""
     folder, words = tmp_path / "run", (*FOUR, "save_steps=0", f"save_dir={tmp_path / 'run'}")
 
     def interrupt(_, args, state, *given, **more):
@@ -175,8 +175,8 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(whole, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path, number):
-    """Somewhere behind the first checkpoint, with all that it has started, then the same command with `auto`; loading
-    changes nothing."""
+    """The run is killed with its loading processes after the second checkpoint, then resumed with `auto`. The number of
+    loading processes does not matter."""
     given = (*GIVEN, "max_train_steps=8", "save_steps=2", "forget_loss=gdpd")
     killed = tmp_path / "killed"
     process = fork("forget", *given, f"save_dir={killed}", "workers=2")
@@ -189,7 +189,7 @@ def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path, numb
 
 @pytest.mark.parametrize("words", RESUMED)
 def test_a_run_resumed_with_another_setting_is_refused(whole, tmp_path, words):
-    """Where the checkpoint is named and where it is found; what an earlier version had no key for is its default."""
+    """This holds for a named and for a found checkpoint. A key that an earlier version lacked has its default value."""
     checkpoint = tmp_path / "run" / "checkpoint-2"
     shutil.copytree(whole, checkpoint.parent, ignore=shutil.ignore_patterns("checkpoint-4"))
     for folder in (checkpoint.parent, checkpoint):
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_other_data_or_of_nobody_is_refused(stopped, tmp_path):
 def test_a_finished_run_is_passed_over_and_one_at_work_is_left_alone(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    done = run("forget", *FOUR, f"save_dir={folder}", AUTO, "probe.prompts=2", "save_steps=1")  # decide nothing
+    done = run("forget", *FOUR, f"save_dir={folder}", AUTO, "probe.prompts=2", "save_steps=1")  # no effect on results
     assert done.returncode == 0 and done.stderr.startswith("done before, on 20")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     with held(folder, "run"):
@@ -240,8 +240,8 @@ def test_an_earlier_run_is_replaced_only_where_that_is_asked_for_and_the_new_one
     trained(folder, *FOUR, "overwrite_dir=true", *SHORT)
     assert {path.name for path in folder.iterdir()} == {"run.json", "plan.json", "train_log.jsonl", "training.png"}
     assert json.loads((folder / "run.json").read_text())["settings"]["forget_loss"]["name"] == "ga"
-    assert (tmp_path / "data" / "mine").exists()  # of a link only the link is the run's
-    # A run that trained nothing is in nobody's way, unless there is anything to lose.
+    assert (tmp_path / "data" / "mine").exists()  # a symlink is removed, never its target
+    # A run that trained nothing may be replaced, unless its folder holds other files.
     (folder / "notes.txt").touch()
     (folder / "train_log.jsonl").unlink()
     assert "holds a run already (ga)" in refuses(tmp_path, *MORE)

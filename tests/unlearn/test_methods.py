@@ -1,4 +1,4 @@
-"""What each method is made of, how its weights are set and follow their losses, and which settings are refused."""
+"""The terms of each method, how their weights are set and follow their losses, and the settings that are refused."""
 
 from importlib import reload
 from pathlib import Path
@@ -18,7 +18,7 @@ from safeeraser.unlearn.plot import probe_panels, training_panels
 
 from .built import built, checked
 
-# Of each method its title, "*" where it takes the reference, and its terms: weight, loss (views, parameters).
+# For each method its title, with "*" if it needs the reference, and its terms: weight, loss (views, parameters).
 GOLDEN = Path(__file__).with_name("golden")
 SHIPPED = dict(line.split(" = ") for line in (GOLDEN / "methods.txt").read_text().splitlines())
 REFUSED = read_beside(__file__, "golden/refused_methods.yaml")
@@ -75,7 +75,7 @@ def test_steps_and_masks_are_read_and_recorded():
     assert told["mask"] == {"top": 0.3, "from": "refusal", "against": "retain", "items": 32}
     assert read.views == ["forget", "retain", "decoupled", "refusal"] and "refusal" not in read.method.views
     assert read_settings(from_keys(told)).model_dump(mode="json") == told and read.step == Sam(rho=0.5)
-    # An earlier version had none of these keys, and of the projector another one alone.
+    # An earlier version had none of these keys, but `tune_mm_projector` in place of `projector`.
     earlier = {key: value for key, value in told.items() if key not in ("step", "mask", "projector")}
     read = read_settings(from_keys(earlier | {"tune_mm_projector": False}))
     assert (read.step, read.mask, read.projector) == (Plain(), None, "frozen")
@@ -99,11 +99,11 @@ def test_a_weight_moves_by_how_far_its_loss_lies_above_the_bound(dual, losses, e
         weighs.on_losses({"loss": 99.0, "forget": 99.0, "retain": loss})
         found.append(weighs["retain"])
     assert found == expected and weighs["forget"] == -1.0
-    assert weighs.of_step == {"retain": expected[-2]}  # with which the last step was taken
+    assert weighs.of_step == {"retain": expected[-2]}  # the weight that the last step used
 
 
 def test_a_run_weighs_its_terms_so_logs_it_and_draws_it(tmp_path):
-    """On the tiny model an answer's loss is near 7: one dual weight grows, the other falls to 0. A ramp is even."""
+    """An answer's loss on the tiny model is near 7, so one dual weight grows and one falls to 0. The ramp is linear."""
     bounds = {"forget_loss.terms.retain.weight": {"at_most": 6, "rate": 0.5, "start": 2}}
     bounds["forget_loss.terms.forget.weight"] = {"from": 1, "to": 2.5}
     built(tmp_path, "pdu", bounds | {"pd": {"at_most": 10, "rate": 0.25}}, steps=3).train()
@@ -131,5 +131,5 @@ def test_a_run_resumed_from_before_its_first_probe_is_drawn_without_probes(tmp_p
 
 def test_a_notebooks_plots_stay_its_own_affair():
     matplotlib.use("svg")
-    reload(plot)  # which once chose a backend for all
+    reload(plot)  # an earlier version chose a backend for the entire process
     assert matplotlib.get_backend() == "svg"

@@ -1,6 +1,6 @@
-"""The plan of items: the seed decides all of it, the number of processes nothing; it is kept, read, and checked.
+"""The plan of items: it depends on the seed and not on the number of processes; it is saved, read back and checked.
 
-And from items to rows: what each switch of the recipe changes, how answers are shortened, which pictures are kept.
+Rows made from items: the effect of each switch of the recipe, how answers are shortened, which pictures are paired.
 """
 
 import pickle
@@ -26,7 +26,7 @@ SIZES = {"forget": 20, "retain": 24, "decoupled": 20, "refusal": 3}
 REFUSED = read_beside(__file__, "golden/refused.yaml")
 OFFICIAL, CORRECTED = (settings(f"recipe={name}").recipe for name in ("official", "corrected"))
 
-# (forget, retain, decoupled, refusal) of two epochs, of seed 1, with 4, 9, 5 and 3 to choose from.
+# (forget, retain, decoupled, refusal) for two epochs with seed 1, drawn from 4, 9, 5 and 3 choices.
 OFFICIAL_DRAWS = [(0, 4, 4, 2), (1, 6, 1, 0), (2, 1, 1, 2), (3, 2, 2, 2)]
 OFFICIAL_DRAWS += [(0, 2, 2, 1), (1, 7, 2, 1), (2, 5, 0, 0), (3, 0, 0, 2)]
 CORRECTED_DRAWS = [(0, 4, 0, 2), (1, 6, 1, 0), (2, 1, 2, 2), (3, 2, 3, 2)]
@@ -42,7 +42,7 @@ def drawn(steps):
 
 
 def test_the_draws_are_those_that_they_always_were():
-    """An earlier run can be repeated: by epoch, item and seed alone."""
+    """An earlier run can be repeated, because draws depend on the seed, the epoch and the item alone."""
     small = {"forget": 4, "retain": 9, "decoupled": 5, "refusal": 3}
     assert drawn(plan(OFFICIAL, sizes=small)) == OFFICIAL_DRAWS
     assert drawn(plan(CORRECTED, sizes=small)) == CORRECTED_DRAWS
@@ -53,11 +53,11 @@ def test_every_forget_item_comes_once_an_epoch_in_order_or_shuffled_anew():
     assert [step.forget for step in plan(OFFICIAL)] == [*range(20), *range(20)]
     first, second = [step.forget for step in plan()[:20]], [step.forget for step in plan()[20:]]
     assert sorted(first) == sorted(second) == list(range(20)) and first != second != list(range(20)) != first
-    # Methods that share a seed share their retain items: their comparison is not blurred by the draw.
+    # Methods with the same seed share their retain items, so the draw adds no noise to their comparison.
     assert drawn(plan(sizes={"forget": 20, "retain": 24})) == [
         (step.forget, step.retain, None, None) for step in plan()
     ]
-    # Shuffling moves items but leaves what each is paired with, and a longer run begins with the shorter one.
+    # Shuffling changes the order of the items but not their pairs. A longer plan begins with the shorter one.
     shuffled = OFFICIAL.model_copy(update={"shuffle": True})
     assert sorted(plan(OFFICIAL)[:20], key=str) == sorted(plan(shuffled)[:20], key=str)
     assert plan(epochs=5)[:40] == plan()
@@ -66,12 +66,12 @@ def test_every_forget_item_comes_once_an_epoch_in_order_or_shuffled_anew():
 def test_the_plan_does_not_depend_on_the_number_of_processes(caplog):
     whole = settings("num_epochs=2", "gradient_accumulation_steps=2")
     assert make_or_read_plan(whole, SIZES, 1) == make_or_read_plan(whole, SIZES, 2)
-    # A number of optimizer steps takes more items on more processes: the same ones, then more.
+    # The same number of optimizer steps takes more items on more processes: the same items first, then others.
     steps = settings("max_train_steps=15", "gradient_accumulation_steps=2", "num_epochs=1")
     one, two = make_or_read_plan(steps, SIZES, 1), make_or_read_plan(steps, SIZES, 2)
     assert (len(one), len(two)) == (30, 60) and two[:30] == one
     assert caplog.messages == []
-    # The official recipe numbers decoupled items like retain items: what is beyond those never comes.
+    # The official recipe numbers decoupled items like retain items, so higher numbers are never drawn.
     many = make_or_read_plan(settings("num_epochs=50"), SIZES | {"decoupled": 30}, 1)
     assert {step.decoupled for step in many} == set(range(24))
     assert caplog.messages[0].startswith("note: of 30 decoupled items at most the first 24 are drawn")
@@ -109,7 +109,7 @@ PREPROCESSOR = load_preprocessor(str(MODEL))
 
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory):
-    """Three records, so twelve items a view, with capitals where `str.capitalize` takes them away."""
+    """Three records, so twelve items per view, with capital letters that `str.capitalize` makes small."""
     records = [record(i, category) for i, category in enumerate(("Weapon", "Sex", "Weapon"))]
     for pair in (pair for value in records for pair in value["unsafe_pairs"]):
         pair.update({key: text.replace("r", "R") for key, text in pair.items()})
@@ -125,7 +125,7 @@ def row(data_path, *overrides, number=1):
 
 
 def decoded(encoded):
-    """(everything masked, everything trained on) as text, without the picture's tokens."""
+    """The masked tokens and the trained tokens as two texts, without the picture's tokens and `<s>`."""
     pairs = list(zip(encoded.input_ids, encoded.labels, strict=True))
     masked = [token for token, label in pairs if label == IGNORE and token not in (1, 500)]
     trained = [token for token, label in pairs if label != IGNORE]
@@ -133,7 +133,7 @@ def decoded(encoded):
 
 
 def test_the_texts_of_the_official_recipe_and_of_each_switch(data_path):
-    """`str.capitalize` makes all but the first letter small; the system text speaks of a human; no end of answer."""
+    """The official recipe uses `str.capitalize`, a system text that says `human`, and no end of answer."""
     plain = row(data_path)
     head, answer = decoded(plain)
     assert "a curious human and" in head and head.endswith("USER: \nSecret 1? ASSISTANT:") and answer == "Harm 1."
@@ -182,14 +182,14 @@ def test_max_length_shortens_answers_and_names_an_item_without_room(data_path):
 
 
 def test_a_loading_process_whose_shared_memory_is_full_ends_the_run_with_what_helps(data_path):
-    """No privilege makes it small, but a bound on files' sizes, which it is made of, has the same effect."""
+    """Shared memory consists of files, so a bound on their size acts like a full /dev/shm, and needs no privilege."""
 
     def bound(_):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**13, resource.RLIM_INFINITY))
 
     data = dataset(data_path, "forget_loss=ga")
     join = Collator(settings("forget_loss=ga").method, data.preprocessor, torch.float32)
-    pickle.loads(pickle.dumps(join))  # as a loading process that is spawned is sent it
+    pickle.loads(pickle.dumps(join))  # a spawned loading process receives it pickled
     one, other = next(iter(DataLoader(data, 2, num_workers=1, collate_fn=join))), join([data[0], data[1]])
     assert all(torch.equal(each, same) for each, same in zip(tensors(one), tensors(other), strict=True))
     loaded = DataLoader(data, 2, num_workers=1, collate_fn=join, worker_init_fn=bound, timeout=30)

@@ -1,5 +1,5 @@
-"""What is trained beside LoRA: `projector`, what each way trains, saves and records, SineProject against a loop by
-hand, and what may follow; and `finetune=full`, the model itself, saved as a folder like any other."""
+"""The ways to train the projector: the parameters that each trains, saves and records, the adapters that each accepts,
+and a step of SineProject by hand. Also `finetune=full`, which trains the model itself and saves an ordinary folder."""
 
 import json
 from contextlib import nullcontext
@@ -22,7 +22,7 @@ INSIDE = {f"linear_{n}.lora_{side}.weight" for n in (1, 2) for side in "AB"}
 
 
 def of_projector(folder):
-    """What an adapter holds of the projector, by the names below it."""
+    """The projector's tensors in an adapter, by their names within the projector."""
     saved, mark = load_file(folder / ADAPTER), ".multi_modal_projector."
     return {name.partition(mark)[2]: value for name, value in saved.items() if mark in name}
 
@@ -39,7 +39,7 @@ def logits(model, batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "lora", "sine", "frozen"])
 def test_what_is_saved_and_recorded_and_which_ways_take_it_up(tmp_path, how):
-    """`full` and `sine` store the projector whole; the others hold something else, and are refused by name."""
+    """`full` and `sine` both store the entire projector. An adapter that stores it otherwise is refused by name."""
     words = ("forget_loss=klpd", "LoRA.r=4", "LoRA.alpha=16", "lr=0.01", "warmup_ratio=0", "max_train_steps=1")
     folder = trained(tmp_path / "run", *GIVEN, *words, f"projector={how}")
     found, stays = of_projector(folder), untouched().model.multi_modal_projector.state_dict()
@@ -62,7 +62,7 @@ def test_what_is_saved_and_recorded_and_which_ways_take_it_up(tmp_path, how):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["sine", "lora"])
 def test_what_was_saved_answers_as_the_trained_model_and_the_reference_stays(tmp_path, how):
-    """To the bit, and merged nearly so. And sines begin around the adapter that is given, as it answers."""
+    """The saved adapter gives the same logits to the bit, also at the start of another run; merged, nearly so."""
     keys = {"projector": how, "lr": 0.01, "warmup_ratio": 0}
     trainer = built(tmp_path, "kl", keys, steps=2, noise=0)
     batch = trainer.data_collator([trainer.train_dataset[0]])["batch"].inputs
@@ -83,7 +83,7 @@ def test_what_was_saved_answers_as_the_trained_model_and_the_reference_stays(tmp
 
 
 def test_a_step_of_plain_descent_moves_each_weight_by_the_sine_of_its_own(tmp_path):
-    """At D = 0 its gradient is W's: after a step the adapter holds W + sin(-rate g), g as training W itself has it."""
+    """At D = 0, D has W's gradient g. So after a step the adapter holds W + sin(-rate g). Training W itself gives g."""
     kept, rate = Gradients(), 20.0
     keys = {"trainer.optim": "sgd", "lr": rate, "warmup_ratio": 0, "weight_decay": 0}
     built(tmp_path / "full", "none", keys, noise=0, callbacks=[kept]).train()
@@ -102,7 +102,7 @@ TWO = (*GIVEN, "finetune=full", "lr=0.001", "max_train_steps=2", "warmup_ratio=0
 
 @pytest.mark.slow
 def test_language_model_and_projector_have_moved_and_nothing_else_nor_has_the_reference(tmp_path):
-    """KL is 0 before the first step alone; were the reference trained along, it would stay there."""
+    """KL is 0 only before the first step. If the reference were trained too, KL would stay 0."""
     whole = trained(tmp_path / "run", *TWO, "forget_loss=klpd")
     before, after = (load_model(str(folder), torch.float32).state_dict() for folder in (MODEL, whole))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -116,7 +116,7 @@ def test_language_model_and_projector_have_moved_and_nothing_else_nor_has_the_re
 
 @pytest.mark.slow
 def test_the_projector_alone_saved_in_the_dtype_that_was_loaded(tmp_path):
-    """What is trained is in float32 meanwhile, and would take twice the room."""
+    """During training, trained weights are in float32, which would take twice the space."""
     words = ("tune_language_model=false", "forget_loss=gd", "max_train_steps=1", "dtype=bfloat16", "lr=0.1")
     folder = trained(tmp_path / "run", *TWO, *words)
     stored = LlavaForConditionalGeneration.from_pretrained(folder, dtype="auto").state_dict()

@@ -1,6 +1,6 @@
-"""A run that stops after a checkpoint and is resumed ends as one that never stopped, to the bit, whatever it keeps.
+"""A run that is resumed from a checkpoint ends as one that never stopped, to the bit, whatever its checkpoints hold.
 
-And bounds end a run before its plan and the last good adapter is kept; what probes ask, and what they count.
+Also: bounds end a run before its plan does and keep the last good adapter, and probes ask questions and count.
 """
 
 import json
@@ -27,16 +27,16 @@ RUNS = read_beside(__file__, "golden/resumed.yaml")
 FIRST, *OTHERS = RUNS
 
 
-# The fast tests see the run that keeps most.
+# The fast tests use only the run whose checkpoints hold the most.
 @pytest.fixture(scope="module", params=[FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def whole(request, tmp_path_factory):
-    """A run that never stopped, and what it was."""
+    """A run that never stopped: its folder, its words, and the additional files that its checkpoints hold."""
     words, kept = RUNS[request.param]
     return trained(tmp_path_factory.mktemp("whole") / "run", *FOUR, *words), words, kept
 
 
 def same(one, two):
-    """Whether two files hold the same, of whatever kind they are."""
+    """Whether two files hold the same tensors, if they are `.pt` files, else the same bytes."""
     if one.suffix != ".pt":
         return one.read_bytes() == two.read_bytes()
     (count, values), (other, others) = (torch.load(file, weights_only=True) for file in (one, two))
@@ -53,7 +53,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(whole, tmp_path):
     assert [name for name in files if not same(folder / name, on / name)] == []
     rows = [row for row in read_lines(folder / "train_log.jsonl") if row["step"] > 2]
     assert read_lines(on / "train_log.jsonl") == rows != [] and not (on / PROBE_LOG).exists()
-    if "probe_every=3" in words:  # before the first step, between, and after the last
+    if "probe_every=3" in words:  # before the first step, in between, and after the last
         probes = {row.pop("step"): row for row in read_lines(folder / PROBE_LOG)}
         assert list(probes) == [0, 3, 4] and all(len(row) == 3 for row in probes.values())
     (first,), (second,) = (json.loads((each / "run.json").read_text())["sittings"] for each in (folder, on))
@@ -103,13 +103,13 @@ def test_what_ends_a_run(given, losses, reason):
     "words", [("lr=0.02",), ("lr=0.05", "projector=sine"), ("lr=0.02", "step=average", "step.last=1")]
 )
 def test_of_a_run_that_a_bound_ends_the_last_good_adapter_is_kept(tmp_path, words):
-    """The losses of a step condemn the adapter before it; those of the step before had found its own good."""
+    """A step's losses judge the adapter from before the step. The last adapter that was judged good is kept."""
     more = ("stop.forget_loss=9", "save_steps=1", "save_total_limit=9", "probe_every=99", "probe.prompts=1")
     folder = trained(tmp_path / "run", *ASCENT, *words, *more, f"probe.data_path={VAL}")
     assert_stopped(folder)
     rows, good = read_lines(folder / "train_log.jsonl"), run_of(folder)["sittings"][0]["stopped"]["adapter_of_step"]
     assert [row["terms"]["forget"] > 9 for row in rows] == [False] * (good + 1) + [True]
-    # No checkpoint of the step that ended it; and the last probe is of the adapter that is kept.
+    # The step that ended the run left no checkpoint. The last probe is of the adapter that is kept.
     assert len([*folder.glob("checkpoint-*")]) == good + 1
     assert [row["step"] for row in read_lines(folder / "probe.jsonl")] == [0, good]
 
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_leaves_the_finite_adapter_that_the_run_began_
 
 
 def test_a_gradient_that_is_not_finite_in_the_last_step_does_not_reach_the_adapter(tmp_path):
-    """No later loss would show what it did."""
+    """No later loss would show that it had spoilt the adapter."""
     trainer = built(tmp_path, "ga", {"max_grad_norm": 1})
     trained = [each for each in trainer.model.parameters() if each.requires_grad]
     before = [each.detach().clone() for each in trained]

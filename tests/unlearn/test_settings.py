@@ -1,7 +1,7 @@
-"""The config file: its defaults, what each short form means, and every key that cannot be used, named in one line; the
-release's own file, choices in names, keywords in place of a command line.
+"""The config file: its defaults, its short forms, and one-line errors for keys that cannot be used. Also the release's
+own file, choices as parts of names, and keywords in place of a command line.
 
-And what else a user can get wrong with forget.py: exit code 2, one line that says what and where, and nothing touched.
+Other mistakes with forget.py give exit code 2 and one line that names the mistake and its place. They touch no file.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ TOLD = read_beside(__file__, "golden/trainer.yaml")
 
 
 def read(*words):
-    """The checked settings of the config file with keys laid on it."""
+    """The checked settings of the config file with the keys in `words` changed."""
     return read_settings(OmegaConf.merge(page(given=()), OmegaConf.from_dotlist(list(words))))
 
 
@@ -89,7 +89,7 @@ def test_what_this_project_says_is_refused_and_all_else_is_passed_on():
 
 
 def test_options_of_lora_the_optimizer_and_the_schedule_reach_the_run(tmp_path):
-    """KL compares with the untouched model, which none of them may change: on a fresh adapter it is 0."""
+    """No option may change the untouched model that KL compares with: under a fresh adapter KL is 0."""
     keys = {"LoRA.targets": ["q_proj", "v_proj"], "LoRA.use_dora": True, "LoRA.use_rslora": True}
     keys |= {"LoRA.init_lora_weights": "gaussian", "trainer": {"optim": "sgd", "optim_args": "momentum=0.5"}}
     keys |= {"lr": 1e-3, "lr_scheduler_type": "cosine_with_min_lr", "trainer.lr_scheduler_kwargs.min_lr": 8e-4}
@@ -98,14 +98,14 @@ def test_options_of_lora_the_optimizer_and_the_schedule_reach_the_run(tmp_path):
     adapter = trainer.model.peft_config["default"]
     layers = r".*\.language_model\.layers\.\d+\.(\w+\.)*(q_proj|v_proj)"
     assert (adapter.use_dora, adapter.use_rslora, adapter.target_modules) == (True, True, layers)
-    # Two layers, two targets of 64 x 64, rank 32, a magnitude for each output.
+    # Two layers, two targets of 64 x 64, rank 32, and DoRA's magnitude for each output.
     counts = trained_parameters(trainer.model, trainer.objective.family)
     assert counts["LoRA"] == 2 * 2 * (2 * 32 * 64 + 64)
     groups = trainer.optimizer.param_groups
     assert all(group["momentum"] == 0.5 and "betas" not in group for group in groups)
     rows = read_lines(tmp_path / "train_log.jsonl")
     assert rows[0]["terms"]["kl"] == pytest.approx(0, abs=1e-6)
-    # Half of a cosine from 1e-3 down to 8e-4.
+    # The rate is a cosine from 1e-3 to 8e-4, and the second of the two steps is at its middle.
     assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 9e-4])
 
 
@@ -136,7 +136,7 @@ def test_a_run_that_cannot_be_is_refused(tmp_path, monkeypatch, words):
     for name in ("mine/thesis.tex", "file", "closed/.keep"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("years of work")
-    # To root, whom these tests may be run by, no folder is closed.
+    # These tests may run as root, who can write to every folder.
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")
     monkeypatch.chdir(tmp_path)
     assert RUNS[words] in refuses(tmp_path, *words.split())
@@ -144,7 +144,7 @@ def test_a_run_that_cannot_be_is_refused(tmp_path, monkeypatch, words):
 
 @pytest.mark.slow
 def test_the_release_file_runs_as_it_is_and_leaves_nothing_elsewhere(tmp_path):
-    """With what a user changes on the command line, keys among it that the file lacks."""
+    """A user also sets keys on the command line, some of which the file lacks."""
     release = ("--config-dir", shutil.copy(RELEASE, tmp_path / "release.yaml").parent, "--config-name", "release.yaml")
     shutil.copytree(RECORDED / "dataset", tmp_path / "dataset")
     ran("forget", *release, f"model_path={MODEL}", "forget_loss=idkpd", *FEW, cwd=tmp_path)
@@ -152,7 +152,7 @@ def test_the_release_file_runs_as_it_is_and_leaves_nothing_elsewhere(tmp_path):
     assert told["settings"]["forget_loss"]["name"] == "popd" and told["optimizer_steps"] == 1
     assert told["settings"]["model_family"]["name"] == "llava-1.5-7b"
     assert {path.name for path in tmp_path.iterdir()} == {"release.yaml", "dataset", "ckpt_results"}
-    # Its settings are the defaults but for names: the same run as `forget_loss=ga` here.
+    # It is the same run as `forget_loss=ga` here: the settings that differ do not decide the result.
     done = run("forget", *release, "--cfg", "job", cwd=tmp_path)
     theirs = read_settings(from_keys(OmegaConf.to_container(OmegaConf.create(done.stdout)))).model_dump()
     ours = read_settings(config("forget_loss=ga")).model_dump()
@@ -162,7 +162,7 @@ def test_the_release_file_runs_as_it_is_and_leaves_nothing_elsewhere(tmp_path):
 
 
 def test_keywords_are_the_keys():
-    """By name, whole or in part; what is not given stands as in the file. In a name a group is its choice."""
+    """They set a group by name, in full or in part; other keys stay as in the file. `${GROUP}` is the group's name."""
     method = {"name": "own", "terms": {"forget": {"loss": "nll", "views": ["forget"], "weight": -2.0}}}
     given = {"forget_loss": method, "recipe": "corrected", "LoRA": {"r": 8}, "stop.not_finite": False}
     read = read_settings(from_keys(given | {"save_dir": "out/${forget_loss}_${recipe.name}"}))

@@ -1,6 +1,6 @@
-"""How optimizer steps are taken: each step by hand on plain tensors, and its gradient against a loop of plain torch.
+"""Optimizer steps: how far they move the weights, by hand, and their gradients, compared with plain steps' gradients.
 
-And the gradient mask: what it chooses, by hand and on the model, and that what it holds never moves, to the bit.
+The gradient mask: which weights it chooses, by hand and on the model, and that held weights keep their exact bits.
 """
 
 import math
@@ -23,7 +23,7 @@ from .given import settings
 
 
 def test_sam_moves_uphill_by_rho_and_nothing_where_there_is_no_hill():
-    """Of (x² + y²) / 2 at (3, 4) the gradient is (3, 4), of length 5."""
+    """The gradient of (x² + y²) / 2 at (3, 4) is (3, 4), whose length is 5."""
     x, y = torch.tensor([3.0]), torch.tensor([[4.0]])
     shift = Sam(rho=0.5).shift(lambda: ([x.clone(), y.clone()], 12.5), [x, y], 0)
     assert shift.logged == {"ascent": 5.0}
@@ -43,9 +43,9 @@ def test_of_how_many_steps_the_mean_is():
 
 
 def of_step(folder, method, keys, by=None):
-    """The gradient that the second optimizer step takes, where the first moves nothing, and its row of the log.
+    """The gradient of the second optimizer step, and its row of the log. The first step hardly moves the weights.
 
-    Of five items three make the first step, and two the second. `by`: how far the weights are moved beforehand.
+    Three of the five items make the first step, and two the second. `by`: how far the weights are moved beforehand.
     """
     steps = [{"forget": k, "retain": k, "decoupled": k, "refusal": 0} for k in range(5)]
     plan = write_json(folder / "plan.json", {"steps": steps})
@@ -68,7 +68,7 @@ def length(gradient):
     read_beside(__file__, "golden/steps.yaml")["moved"],
 )
 def test_the_gradient_of_a_step_is_put_together_of_plain_ones(tmp_path, method, step, forgets, others):
-    """That of f at moved weights, and of r where they are, as plain steps on f or r alone take them."""
+    """It is the moved terms' gradient at moved weights plus the other terms' at current ones, each from plain steps."""
     no_others, no_forgets = ({f"recipe.weights.{name}": 0 for name in names} for names in (others, forgets))
     ascent, row = of_step(tmp_path / "f", method, no_others)
     drawn = torch.Generator().manual_seed(seed_of(233, 1, 0))
@@ -83,7 +83,7 @@ def test_the_gradient_of_a_step_is_put_together_of_plain_ones(tmp_path, method, 
     assert found.keys() == expected.keys()
     assert length({name: found[name] - expected[name] for name in by}) < 1e-5 * length(expected)
     assert length({name: plain[name] - expected[name] for name in by}) > 1e-3 * length(expected)
-    # The losses in the log are those of the weights that the step began with.
+    # The log has the losses at the weights that the step began with.
     assert told["terms"] == pytest.approx(row["terms"], rel=1e-5)
     assert told["moved"].pop("by") == pytest.approx(length(by), rel=1e-4)
     assert told["moved"] == ({"ascent": pytest.approx(length(ascent), rel=1e-4)} if step["name"] == "sam" else {})
@@ -106,7 +106,7 @@ def test_the_items_are_spread_over_the_plan_and_none_comes_twice():
 
 @pytest.mark.parametrize("method", ["gapd", "popd"])
 def test_a_mask_changes_nothing_of_what_is_trained_on(tmp_path, method):
-    """Neither the draws, for which retain items of its own do not count, nor what is left out for a bad one of them."""
+    """The mask's own items change neither the plan's draws nor, if one is bad, the training items that are left out."""
     records = [record(number) for number in range(3)]
     del records[0]["UnharmPair_text1"]
     records[1]["unsafe_pairs"][2]["model_response"] = " "
@@ -119,7 +119,7 @@ def test_a_mask_changes_nothing_of_what_is_trained_on(tmp_path, method):
 
 
 def saliencies(folder, plan):
-    """The sums of squared gradients of transformers' own loss over a plan's items, by view and LoRA's matrices."""
+    """The sums of squared gradients of transformers' own loss over a plan's items, by view and LoRA matrix."""
     trainer = built(folder, "gd", {"plan": str(plan), "projector": "lora"}, noise=0)
     model, prepares, sums = trainer.model.eval(), trainer.train_dataset.preprocessor, {"forget": {}, "retain": {}}
     lora = {n: each for n, each in model.named_parameters() if ".lora_" in n and ".layers." in n}
@@ -131,7 +131,7 @@ def saliencies(folder, plan):
 
 
 def test_the_greatest_saliencies_are_trained_and_the_rest_is_held_to_the_bit(tmp_path, caplog):
-    """Without dropout; also where the gradient is taken at moved weights. Of a fresh adapter B alone is compared."""
+    """The mask is made without dropout, and holds weights under `step=sam`. In a fresh adapter only B is compared."""
     caplog.set_level("INFO")
     steps = [{"forget": 8 * k, "retain": 8 * k, "decoupled": 8 * k, "refusal": 0} for k in range(3)]
     plan = write_json(tmp_path / "plan.json", {"steps": steps})
@@ -145,7 +145,7 @@ def test_the_greatest_saliencies_are_trained_and_the_rest_is_held_to_the_bit(tmp
     ratio = torch.cat([(mine[name] / other[name]).flatten() for name in mask])
     least = ratio.sort(descending=True).values[(most := int(0.2 * len(ratio))) - 1]
     found = torch.cat([each.flatten() for each in mask.values()])
-    clear = (ratio / least - 1).abs() > 1e-3  # in float32 what lies at the bound may fall to the other side
+    clear = (ratio / least - 1).abs() > 1e-3  # in float32 a ratio at the bound may round to either side
     assert (ratio > 1).sum() > most and clear.float().mean() > 0.99
     assert torch.equal(found[clear], (ratio >= least)[clear])
     layers = {n: torch.cat([mask[name].flatten() for name in mask if f".layers.{n}." in name]) for n in "01"}
@@ -156,6 +156,6 @@ def test_the_greatest_saliencies_are_trained_and_the_rest_is_held_to_the_bit(tmp
     (line,) = [line for line in caplog.messages if line.startswith(says)]
     shares = ", ".join(f"{layer} {share:.1%}" for layer, share in record["layers"].items())
     assert line.endswith(f"; 32,768 more have no gradient to compare, and are trained; share of each layer: {shares}")
-    for name, trains in mask.items():  # of B, which begins at 0
+    for name, trains in mask.items():  # only of B, which begins at 0
         value = after[name.replace(".default", "")]
         assert not value[~trains].any() and (value[trains] != 0).float().mean() >= 0.95, name

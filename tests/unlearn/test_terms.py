@@ -17,12 +17,12 @@ CASES = read_beside(__file__, "golden/terms.yaml")
 
 
 def logits_of(*rows):
-    """Logits whose softmax is the probabilities given; a constant is added to each row, since it must not matter."""
+    """Logits whose softmax is the given probabilities. Each row has a constant added, which must not matter."""
     return torch.tensor(rows, dtype=torch.float64).log() + torch.arange(len(rows), dtype=torch.float64)[:, None]
 
 
 def at(probabilities, targets=None, item=None, reference=None, nll_then=None, view=None):
-    """Positions with these probabilities; `nll_then`: the targets' NLL in the reference, where that is all of it."""
+    """Positions with `probabilities`. `nll_then`: the targets' NLL in the reference, for losses that need no more."""
     item = item or [0] * len(probabilities)
     whole = None if reference is None else logits_of(*reference)
     return Positions(
@@ -36,13 +36,13 @@ def at(probabilities, targets=None, item=None, reference=None, nll_then=None, vi
 
 
 def plain(rows, item, reference=None):
-    """Positions that hold these numbers themselves: logits, or a layer's states."""
+    """Positions with the numbers in `rows` as their logits, or as a layer's states."""
     targets, reference = torch.zeros(len(rows), dtype=torch.long), reference and torch.tensor(reference)
     return Positions(torch.tensor(rows), targets, torch.tensor(item), max(item) + 1, reference)
 
 
 def worked_out(value):
-    """Sums that are written as a text; `bit` is log 2."""
+    """The value with each text in it evaluated as a formula; `bit` is log 2."""
     if isinstance(value, dict):
         return {key: worked_out(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -94,7 +94,7 @@ def test_a_control_vector_is_drawn_from_the_seed_or_read(tmp_path):
     assert torch.equal(control_vector(64, 233), drawn) and not torch.equal(control_vector(64, 234), drawn)
     assert torch.allclose(control_vector(64, 233, coefficient=5.0), drawn / 4)
     file = write_json(tmp_path / "vector.json", {"control_vector": [1.5, -2]})
-    # The distance of states from it: items of (1/4 + 9 and 9/4 + 1) / 2 and of (25/4 + 4) / 2.
+    # Mean squared distances from it: (1/4 + 9) / 2 and (9/4 + 1) / 2 in item 0, (25/4 + 4) / 2 in item 1.
     ready = LOSSES["rmu"].ready({"coefficient": 20, "control_vector": file}, width=2, seed=0)
     states = [[1.0, 1.0], [3.0, -1.0], [4.0, 0.0]]
     assert ready(plain(states, [0, 0, 1])).item() == pytest.approx((12.5 / 4 + 10.25 / 2) / 2)

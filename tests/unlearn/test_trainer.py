@@ -1,4 +1,4 @@
-"""The trainer itself: a micro-step's loss by hand, the reference, and what is run at all."""
+"""The trainer: a micro-step's loss by hand, the reference, and which parts of the model run."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ FIRST = {f"forget_loss.terms.{name}.layer": 0 for name in ("forget", "retain")}
 
 @torch.no_grad()
 def looked_at(model, prepares, rows):
-    """Of an item's rows, by view: the logits, the untouched model's, the first layer's states, and the labels."""
+    """For an item's rows, by view: logits, the untouched model's logits, the first layer's states, and labels."""
     inputs = prepares.join([each.row for each in rows], side="right")
     output, found = model(**inputs, output_hidden_states=True), {}
     with model.disable_adapter():
@@ -33,7 +33,7 @@ def looked_at(model, prepares, rows):
 
 
 def pooled(*views):
-    """Position t predicts token t + 1."""
+    """The mean cross-entropy over the answer tokens of all views. Position t predicts token t + 1."""
     losses = [F.cross_entropy(view[0][:-1], view[-1][1:], ignore_index=IGNORE, reduction="sum") for view in views]
     return sum(losses) / sum((view[-1] != IGNORE).sum() for view in views)
 
@@ -46,7 +46,7 @@ def kl(view, everywhere):
 
 
 def rmu(view):
-    """The states at the answer itself, not at the places before it, which predict it."""
+    """RMU's loss, from the states at the answer's own tokens, not at the positions that predict the tokens."""
     control = control_vector(64, 233, coefficient=20.0)
     return (view[2][view[-1] != IGNORE] - control).square().mean()
 
@@ -55,7 +55,7 @@ def rmu(view):
     ("method", "keys", "by_hand"),
     [
         ("popd", {}, lambda v: pooled(v["refusal"], v["retain"]) + pooled(v["decoupled"])),
-        # The release pads an item's rows to the longest of them, and its KL reads that padding too.
+        # The release pads an item's rows to the longest row, and its KL also reads the padding.
         ("klpd", {}, lambda v: -pooled(v["forget"]) + kl(v["retain"], True) + pooled(v["decoupled"])),
         ("kl", {"recipe.kl_positions": "answer"}, lambda v: -pooled(v["forget"]) + kl(v["retain"], False)),
         ("rmu", FIRST | {"recipe.weights.retain": 0, "pd": 2}, lambda v: rmu(v["forget"]) + 2 * pooled(v["decoupled"])),
@@ -71,7 +71,7 @@ def test_a_micro_steps_loss_is_the_mean_of_what_its_items_give_by_hand(tmp_path,
 
 
 def test_training_moves_the_adapter_alone_and_switched_off_the_model_is_the_untouched_one(tmp_path):
-    """The reference of KL: no second copy, yet exact to the bit, projector included."""
+    """So KL's reference needs no second copy, and is exact to the bit, projector included."""
     trainer = built(tmp_path, "klpd", ONE | {"lr": 0.01}, steps=2)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
@@ -88,7 +88,7 @@ def test_training_moves_the_adapter_alone_and_switched_off_the_model_is_the_unto
 
 
 def test_only_what_a_term_looks_at_is_run_and_trained(tmp_path):
-    """The vocabulary head where logits are read; of RMU the layers up to the one whose states are."""
+    """The vocabulary head runs only where logits are read. RMU runs the layers up to the one whose states it reads."""
     trainer, seen = built(tmp_path, "gd"), []
     trainer.model.get_output_embeddings().register_forward_hook(lambda *given: seen.append(given[2].shape[:-1]))
     trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))
@@ -103,7 +103,7 @@ def test_only_what_a_term_looks_at_is_run_and_trained(tmp_path):
 
 
 def test_a_micro_step_goes_to_the_device_when_it_is_its_turn(tmp_path, monkeypatch):
-    """Trainer takes an optimizer step's micro-steps at once: their pictures wait beside, in the model's dtype."""
+    """Trainer fetches an optimizer step's micro-steps at once. Pictures wait in CPU memory, in the model's dtype."""
     trainer = built(tmp_path, "popd", {"dtype": "bfloat16"})
     for state in (AcceleratorState, PartialState):
         monkeypatch.setitem(state._shared_state, "device", torch.device("meta"))
@@ -117,7 +117,7 @@ def test_a_micro_step_goes_to_the_device_when_it_is_its_turn(tmp_path, monkeypat
 
 
 def test_a_reference_that_would_be_trained_too_is_refused(tmp_path):
-    trainer = built(tmp_path, "kl", ONE, noise=0)  # which has been through the check
+    trainer = built(tmp_path, "kl", ONE, noise=0)  # `load_trained` has checked it
     assert trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))
     assert trainer.losses.means["kl"] == 0, "before anything is trained"
     trainer.model.get_base_model().model.language_model.norm.weight.requires_grad_(True)
