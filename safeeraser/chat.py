@@ -128,7 +128,7 @@ class Chat(Generic[Key]):
         if error:
             raise BadInput(f"--base_url or the environment's proxy settings cannot be used ({error})")
         if url.scheme not in ("http", "https") or not url.host:
-            raise BadInput("--base_url is no address of a server; one looks like http://localhost:8000/v1")
+            raise BadInput("--base_url is not a server address; give an address such as http://localhost:8000/v1")
         return str(url.copy_with(userinfo=b"")), url.host
 
     async def _turn(self, _request: object) -> None:
@@ -177,8 +177,10 @@ class Chat(Generic[Key]):
         with suppress(ValueError):
             seconds = float(error.response.headers.get("retry-after", ""))
         if seconds > LONGEST_PAUSE:
-            hours = f"{seconds / 3600:.1f} hours"
-            raise BadInput(f"{self._where} takes no more calls for {hours} (HTTP 429); the same command goes on then")
+            raise BadInput(
+                f"{self._where} takes no more calls for {seconds / 3600:.1f} hours (HTTP 429); run the same command "
+                "after that to resume"
+            )
         until = time.monotonic() + seconds
         if until > self._next + seconds / 2:  # not once more for every call that met the same limit
             log.warning("%s limits the rate of calls: waiting %.0f s", self._where, seconds)
@@ -223,7 +225,7 @@ class Chat(Generic[Key]):
         self._unanswered += 1
         if self._unanswered >= patience:
             count = f"the last {self._unanswered} calls ({kind})"
-            raise BadInput(f"{self._where} has not answered {count}; the same command goes on from here")
+            raise BadInput(f"{self._where} has not answered {count}; the same command resumes from here")
 
 
 @contextmanager

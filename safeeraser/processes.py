@@ -84,7 +84,7 @@ def check_gpu() -> None:
     raise BadInput(
         f"GPU: torch {torch.__version__} is built for CUDA {torch.version.cuda} and cannot use the GPU here with its "
         f"driver, {driver}; update the driver, or install a torch that is built for it (README.md, Install). "
-        "With CUDA_VISIBLE_DEVICES= (empty) the CPU computes"
+        "To compute on the CPU, set CUDA_VISIBLE_DEVICES= (empty)"
     )
 
 

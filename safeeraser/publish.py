@@ -27,7 +27,7 @@ def unlearn_and_publish(settings: Settings) -> Unlearned | None:
         check_place(repo)  # report a mistake now, not after a night of training
         if settings.dry_run:
             seen, sent = "private" if settings.hub_private else "public", MODEL if settings.adapter is None else ADAPTER
-            log.info("to the hub, when the run is finished: %s (%s): %s", repo, seen, ", ".join(sent))
+            log.info("the finished run will be sent to the hub: %s (%s): %s", repo, seen, ", ".join(sent))
     return publish_after(settings, forget(settings))
 
 
@@ -49,6 +49,6 @@ def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | Non
             log.warning("note: no model card: %s", error)
             return done
         again = f"python -m safeeraser.report {folder} --model_card --push_to_hub {repo}{' --public' * (not private)}"
-        log.error("error: %s; the run is whole in %s, and '%s' sends it", error, folder, again)
+        log.error("error: %s; the run is complete in %s; send it with '%s'", error, folder, again)
         return replace(done, not_sent=str(error))
     return done

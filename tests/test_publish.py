@@ -67,7 +67,7 @@ def test_a_finished_run_has_a_card_but_where_one_was_written_by_hand_and_is_whol
         with at(hub.url):
             failed = publish_after(settings(*TO_HUB, f"hub_private={str(not more).lower()}"), done)
         again = f"python -m safeeraser.report {folder} --model_card --push_to_hub me/popd{more}"
-        assert said()[-1] == f"error: {failed.not_sent}; the run is whole in {folder}, and '{again}' sends it"
+        assert said()[-1] == f"error: {failed.not_sent}; the run is complete in {folder}; send it with '{again}'"
     with at(hub.url):
         assert publish_after(sent, done) is done
     assert hub.repos["me/popd"]["private"] and hub.repos["me/popd"]["files"].keys() == set(ADAPTER)
@@ -81,7 +81,7 @@ def test_a_run_whose_sending_fails_is_whole_and_the_same_command_sends_it_again(
     hub.faults["/commit/"] = [403]
     done = forget(*words, url=hub.url)
     (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert done.returncode == 3 and "the token may not write there (HTTP 403); the run is whole in" in line
+    assert done.returncode == 3 and "the token may not write there (HTTP 403); the run is complete in" in line
     assert TOKEN not in done.stdout + done.stderr and "finished" in json.loads((folder / "run.json").read_text())
     # The same command skips the training.
     done, there = forget(*words, "resume_from_checkpoint=auto", url=hub.url), hub.repos["me/popd"]["files"]

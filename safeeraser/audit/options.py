@@ -37,7 +37,7 @@ class Options:
 
     checkpoint_path: Path = option(metavar="ADAPTER", help="the adapter, a PEFT folder")
     model_path: str = option(None, help="its base model (default: the one that the adapter's folder names)")
-    allow_other_base: bool = option(False, help="also if it was trained on other weights than that model's")
+    allow_other_base: bool = option(False, help="allow an adapter that was trained on other weights than that model's")
     dry_run: bool = option(False, help="print how much it would take, and stop")
     val_file: Path = option(
         None,

@@ -90,7 +90,7 @@ def check_trainings(points: list[Point], options: Options) -> None:
 def measure_points(points: list[Point], options: Options) -> None:
     """Measure the points, and wait for points that other processes hold; take over the points of killed processes."""
     if before := sum(map(is_measured, points)):
-        log.info("going on: %d of %d points are measured", before, len(points))
+        log.info("resuming: %d of %d points are measured", before, len(points))
     shown, left = 0, {point: f"[{number}/{len(points)}] {point.title}" for number, point in enumerate(points, 1)}
     while left := measure_free(left, options):
         if len(left) != shown:

@@ -99,8 +99,8 @@ def check_inputs(options: Options) -> None:
         )
     if options.checkpoint_path.is_file():
         raise BadInput(
-            f"--checkpoint_path {options.checkpoint_path}: is a file; 'python -m safeeraser.model convert' makes a "
-            "PEFT folder from this file, in which the audit has its place"
+            f"--checkpoint_path {options.checkpoint_path}: is a file, and an audit writes into the adapter's folder; "
+            "'python -m safeeraser.model convert' makes a PEFT folder from this file"
         )
     for adapter in filter(None, (options.checkpoint_path, options.tuned)):
         adapter_file(adapter)
@@ -129,11 +129,11 @@ def check_subjects(options: Options, subjects: Subjects) -> None:
         begun = read_object(subject.begun)
         if "format" not in begun:
             raise BadInput(
-                f"{subject.folder}: the audit there is of an earlier version, which asked otherwise; its card stays as "
-                "it is, but to go on the folder must be moved away"
+                f"{subject.folder}: holds an audit by an earlier version, which asked in another way; its card stays "
+                "as it is. Move the folder away to audit again"
             )
         if other := difference(begun, subject.settings(options)):
             raise BadInput(
-                f"{subject.folder}: the audit there was begun with {other}; give the same settings to go on, or move "
-                "the folder away to begin anew"
+                f"{subject.folder}: the audit there was begun with {other}; give the same settings to resume, or move "
+                "the folder away to start anew"
             )

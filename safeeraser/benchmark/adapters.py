@@ -26,7 +26,7 @@ def adapter_file(path: str | Path) -> Path:
     file = next(filter(Path.is_file, files), None)
     if file is None or file.suffix == ".json":
         if (path / "config.json").is_file():
-            raise BadInput(f"{path}: holds a model, not an adapter; it is --model_path (or model_path=) that names one")
+            raise BadInput(f"{path}: holds a model, not an adapter; name it with --model_path (or model_path=)")
         raise BadInput(f"{path}: no adapter there{_what_is_there(path)}")
     return file
 

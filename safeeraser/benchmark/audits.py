@@ -153,7 +153,9 @@ class Audit(BaseModel):
     @classmethod
     def _is_known(cls, value: int) -> int:
         if value != FORMAT:
-            raise PydanticCustomError("version", f"{value} is of another version, {FORMAT} is read; audit it again")
+            raise PydanticCustomError(
+                "version", f"{value} belongs to another version, and this version reads {FORMAT}; audit again"
+            )
         return value
 
     @model_validator(mode="after")
@@ -167,7 +169,7 @@ class Audit(BaseModel):
                     point.group,
                     *filter(None, [point.where["name"]]),
                 ]
-                raise PydanticCustomError("twice", f"points: {' '.join(words)} stands there more than once")
+                raise PydanticCustomError("twice", f"points: {' '.join(words)} occurs more than once")
             seen.add(place)
         return self
 

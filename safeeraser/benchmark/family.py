@@ -113,8 +113,8 @@ def page_of(model_type: str, name: str | None, model_path: str) -> Family:
     page = families().get(name)
     if page is None or page.model_type != model_type:
         raise BadInput(
-            f"model_path {model_path}: its config.json names model_family '{name}', and config/model_family has no "
-            f"such page of '{model_type}' models"
+            f"model_path {model_path}: its config.json names model_family '{name}', but config/model_family has no "
+            f"file of that name for '{model_type}' models"
         )
     return page
 
@@ -125,7 +125,7 @@ def page_of_type(model_type: str | None) -> Family:
     pages = [family for family in known if family.model_type == model_type]
     if not pages:
         raise BadInput(
-            f"a '{model_type}' model, for which config/model_family has no page; known: "
+            f"config/model_family has no file for '{model_type}' models; known: "
             f"{', '.join(sorted({family.model_type for family in known}))}. docs/reference/models.md says how"
             " to add one"
         )

@@ -60,7 +60,7 @@ def read_page(file: Path, group: Path) -> dict[str, Any]:
             continue
         if not (base := group / f"{other}.yaml").is_file():
             known = sorted(each.stem for each in group.glob("*.yaml"))
-            raise BadInput(f"{file}: defaults: no page '{other}'; {nearest(str(other), known)}")
+            raise BadInput(f"{file}: defaults: no file '{other}'; {nearest(str(other), known)}")
         page = read_page(base, group) | page
     return page
 

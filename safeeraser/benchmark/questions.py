@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     form = Form(**(vars(FORMS[given.form]) | keys))
     records = list(records_of(given.file, form, given.out.absolute().parent))
     if given.out.exists() and read_json(given.out) != records:
-        raise BadInput(f"--out {given.out}: is there already, and holds something else")
+        raise BadInput(f"--out {given.out}: exists and holds something else; name another file")
     write_json(given.out, records)
     counts = Counter(record["category"] for record in records)
     print(f"{given.out}: {', '.join(f'{counts[name]} to {name}' for name in ('answer', 'refuse') if counts[name])}")

@@ -94,7 +94,7 @@ class Engine:
                         del left[request.key]
             except RuntimeError as error:
                 if reason := of_worker(error):
-                    log.warning("%s; going on without processes that prepare pictures", reason)
+                    log.warning("%s; continuing without processes that prepare pictures", reason)
                     self.workers = 0
                 elif out_of_memory(error):
                     self._reduce()
@@ -118,7 +118,7 @@ class Engine:
         if self.given:
             raise BadInput(f"out of memory at --batch_size {self.batch_size}; --batch_size auto finds one that fits")
         self.batch_size = self.batch_size * 3 // 4
-        log.warning("out of memory: going on with --batch_size %d", self.batch_size)
+        log.warning("out of memory: continuing with --batch_size %d", self.batch_size)
 
 
 def _why_silent(decoder: Answering, asked: Asked) -> Unanswered:

@@ -142,7 +142,7 @@ class Partial:
         if other := difference(begun, self.settings):
             if not self.replace:
                 raise BadInput(
-                    f"{path}: begun with {other}; give the same settings to go on, or start anew with --overwrite"
+                    f"{path}: begun with {other}; give the same settings to resume, or start anew with --overwrite"
                 )
             return 0, len(content)
         self.done |= responses
@@ -167,7 +167,7 @@ class Partial:
         except OSError as error:
             raise BadInput(
                 f"{self.path}: cannot be written ({error.strerror}); what is finished is kept, and the same command "
-                "goes on from there"
+                "resumes from there"
             ) from None
         self.done |= added
         self.batch_sizes |= set(drawn.values())
@@ -204,7 +204,7 @@ def write_predictions(options: Options, data: DataFile, requests: list[Request],
     if count := nulls(filled):
         log.info(
             "note: %d fields are null in %s, not asked or not answered; this project's eval_all.py leaves them out, "
-            "but the released one fails on null: for that one ask all three of its views, without --limit, --only, "
+            "but the released one fails on null: to use it, ask all three of its views, without --limit, --only, "
             "--skip or --categories",
             count,
             options.output_file,
@@ -256,7 +256,7 @@ def report_missing(output: Path, requests: list[Request], missing: dict[str, str
         where = f", {pairs[0]}" if len(set(pairs)) == 1 else ""
         print(f"record {record}{where}: {len(pairs)} responses missing: {reason}", file=sys.stderr)
     print(
-        f"error: {len(lacking)} of {len(requests)} responses are missing in {output}, where they are left "
-        "null; once the causes above are mended, the same command fills them in",
+        f"error: {len(lacking)} of {len(requests)} responses are missing, and null in {output}; fix the causes "
+        "above, then the same command fills them in",
         file=sys.stderr,
     )

@@ -65,7 +65,7 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     first, *others = processes.gather(settings)
     for other in others:  # they may run on other machines
         if differs := difference(first, other):
-            raise BadInput(f"the processes have different settings: the first has {differs} in another")
+            raise BadInput(f"the processes have different settings: {differs} in another process")
     partial = Partial(output, settings, processes.rank, replace=options.overwrite)
     if processes.gather(partial.is_finished())[0]:
         leave_together()

@@ -102,7 +102,7 @@ class BatchChat(Chat[str]):
                     self.look(submission.id)  # fails before anything more is submitted
                 except BadInput as error:
                     raise BadInput(
-                        f"{error}; it is noted in {path}: without that file its requests are submitted again"
+                        f"{error}; {path} records this batch: remove that file to submit its requests again"
                     ) from None
             if batch := submission.id or self._request(partial(self._find, submission.tag)):
                 yield self._write_down(submission._replace(id=batch))
@@ -171,7 +171,7 @@ class BatchChat(Chat[str]):
                     left.remove(key)
                     yield key, discreet(outcome, self.api_key.text)
         if left:
-            why = "it holds more tokens than may wait on this account: judge by --category or without --batch"
+            why = "it holds more tokens than this account may queue: judge one --category at a time, or without --batch"
             why = why if state.too_much else "the same command submits them again"
             note(f"batch {submission.id} {state.status}, without an answer to {len(left)} requests; {why}")
         for key in left:
@@ -224,7 +224,7 @@ class BatchChat(Chat[str]):
                 self._reached = True
                 return answer
             time.sleep(PAUSE)
-        raise BadInput(f"{self._where} has not answered {TRIES} times; the same command goes on from here")
+        raise BadInput(f"{self._where} has not answered {TRIES} times; the same command resumes from here")
 
 
 def _id(thing: Any) -> str:

@@ -56,7 +56,7 @@ class Choice:
         name, _, model = rest.partition(":")
         choice = cls(one_of("judge", JUDGES)(name), model or None, base_url or None)
         if not choice.served and (model or base_url):
-            raise BadInput(f"the judge {name} is no model, so it takes neither model nor address")
+            raise BadInput(f"the judge {name} is not a model, so it takes neither model nor address")
         return choice
 
     @property
@@ -198,7 +198,7 @@ def make_judging(given: dict[str, Any], **more: Any) -> Judging:
     """
     judge, model, base_url = given["judge"], given["judge_model"], given["base_url"]
     if (model or base_url) and not judge.served:
-        raise BadInput(f"--judge {judge.name} is no model: --judge_model and --base_url have no meaning for it")
+        raise BadInput(f"--judge {judge.name} is not a model: --judge_model and --base_url have no meaning for it")
     if reserved := {"messages", "model", "stream"} & given["extra_body"].keys():
         raise BadInput(f"--extra_body: {min(reserved)} is this program's to set (the model: --judge_model)")
     made = {

@@ -36,7 +36,8 @@ def measure(doc: str | None, data: str, batch_size: int, work: Callable[[Namespa
     says = "questions at a time, which in float32 changes no answer (default: %(default)s)"
     add("--batch_size", type=count, default=batch_size, metavar="N", help=says)
     add("--dtype", default="float32", help="float32, bfloat16, float16 or auto (default: %(default)s)")
-    add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
+    says = "allow an adapter that was trained on other weights than that model's"
+    add("--allow_other_base", action="store_true", help=says)
     given = parser.parse_args()
     make_room_for(given.output_file)
     given.model_path = given.model_path or str(given.data / "base_model")

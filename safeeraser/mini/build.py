@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--train", action="store_true", help="train also the models that come with the package")
     says = "also the base model that was never taught the harmful answers"
     add(f"--{NEVER_KNEW}", action="store_true", help=says)
-    says = f"that one, and both models again from other seeds: {', '.join(RETRAINS)}"
+    says = f"also --{NEVER_KNEW}, and both models again from other seeds: {', '.join(RETRAINS)}"
     add("--retrains", action="store_true", help=says)
     arguments = parser.parse_args(argv)
     settings = read_settings(arguments.size, arguments.seed)
@@ -243,7 +243,7 @@ def _manifest(out: Path) -> dict[str, Any]:
     path = out / "manifest.json"
     manifest = read_json(path) if path.is_file() else None
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        raise BadInput(f"{out}: exists and is no mini benchmark; name another folder with --out, or remove it")
+        raise BadInput(f"{out}: exists and is not a mini benchmark; name another folder with --out, or remove it")
     return manifest
 
 

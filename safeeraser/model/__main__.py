@@ -28,7 +28,7 @@ def parser() -> Arguments:
             "--dtype",
             type=one_of("dtype", ("auto", *DTYPES)),
             default="auto",
-            help=f"of the weights written: auto (as the base model is stored), {', '.join(DTYPES)}; the model is "
+            help=f"dtype of the written weights: auto (the base model's), {', '.join(DTYPES)}; the model is "
             "loaded in it (7B: 14 GB in 16 bits, 28 in 32), but merging always adds in float32 (default: auto)",
         )
 
@@ -44,7 +44,7 @@ def parser() -> Arguments:
         "--model_path", help=f"the base model (default: the one that a PEFT folder names, else {RELEASED_MODEL})"
     )
     action.add_argument(
-        "--allow_other_base", action="store_true", help="also if the adapter was trained on other weights than these"
+        "--allow_other_base", action="store_true", help="allow an adapter that was trained on other weights than these"
     )
     add_dtype(action)
 

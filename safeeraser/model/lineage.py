@@ -120,15 +120,15 @@ def check_base(adapter: Path, base: dict[str, Any], *, allowed: bool, answer: st
     Raises:
         BadInput: the weights differ, or the adapter records no base and an adapter was already merged into the model.
     """
-    then, takes_it = base_of_run(adapter), f"{answer} takes it all the same"
+    then, allows_it = base_of_run(adapter), f"{answer} allows it"
     if allowed:
         return
     if not then.get("weights"):
         if merged_into(base["model_path"]):
-            raise BadInput(f"{adapter}: {base['model_path']} has an adapter merged into it already; {takes_it}")
+            raise BadInput(f"{adapter}: {base['model_path']} has an adapter merged into it already; {allows_it}")
         _note_unknown(adapter)
     elif base["weights"] not in (None, then["weights"]):
-        raise BadInput(f"{adapter}: was trained on {_named(then)}, not on {_named(base)}; {takes_it}")
+        raise BadInput(f"{adapter}: was trained on {_named(then)}, not on {_named(base)}; {allows_it}")
 
 
 def _named(base: dict[str, Any]) -> str:

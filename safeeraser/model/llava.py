@@ -23,7 +23,7 @@ from safeeraser.errors import BadInput
 if TYPE_CHECKING:
     from safeeraser.model.preprocess import Preprocessor
 
-ONE_FORM = "of 'llava' models this project knows LLaVA-1.5's form alone"
+ONE_FORM = "of the 'llava' models, this project supports only LLaVA-1.5's form"
 PARTS = {  # prefixes of the parameters' names: here, and in the release and on the hub
     "model.language_model.": "language_model.model.",
     "model.vision_tower.": "vision_tower.vision_model.",

@@ -199,8 +199,8 @@ def convert(source: Path, target: Path, *, lora_alpha: float = 256, model_path: 
             raise BadInput(f"{source}: has {other}, which the release's form, made for LLaVA-1.5, cannot name")
         if (config.r, config.lora_alpha) != (32, 256):
             log.warning(
-                "note: r %s, alpha %s is not written down there; the release assumes 32 and 256, and this project asks "
-                "for --lora_alpha",
+                "note: the .pt does not record r %s, alpha %s; the release assumes 32 and 256, and this project takes "
+                "alpha from --lora_alpha",
                 config.r,
                 config.lora_alpha,
             )

@@ -187,7 +187,7 @@ def sides_table(methods: list[Method], first: Path, second: Path) -> Table:
         raise BadInput(f"--compare {first} {second}: no method is in both; there are {there}")
     pairs = {name: _pair_seeds(sets[0][name], sets[1][name]) for name in both}
     lines = [Line(name, {key: _paired_difference(key, pairs[name]) for key in _KEYS}) for name in both]
-    remarks = [f"{name} is there more than once in a set; compared is the first" for name in again]
+    remarks = [f"{name} occurs more than once in a set; only the first is compared" for name in again]
     remarks += [f"{name} is in one set alone" for name in sets[0].keys() ^ sets[1].keys()]
     one, other = (first, second) if first.resolve().name == second.resolve().name else (first.name, second.name)
     caption = (

@@ -94,7 +94,7 @@ def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:
     if path.is_dir():
         raise BadInput(f"{path}: is a folder; name a file")
     if path.is_file() and path.suffix != ".html":
-        raise BadInput(f"--out {path}: is there, and is no page; a page's name ends in .html")
+        raise BadInput(f"--out {path}: exists and is not a page; a page's name ends in .html")
     return path
 
 

@@ -126,7 +126,7 @@ def _attacks(card: Card) -> Table:
     lines.sort(key=lambda line: line.cell((AUDITED, "asr")).sort_key, reverse=True)
     caption = f"{CAPTION} The highest ASR first. An attack that hides the picture has no SARR."
     if any(row.condition == "attack" and row.relative == "clean" for row in card.rows):
-        caption += " q: the false-discovery rate at which the difference to no attack would be told."
+        caption += " q: the false-discovery rate at which the difference from no attack becomes significant."
         for line in lines:
             gain = card.figure("recovered", "attack", name=line.name, relative="clean")
             q = Row(text_instead="–" if gain.q is None else f"{gain.q:.2g}")

@@ -72,7 +72,10 @@ def judges_of(runs: list[Run]) -> Judges:
             "These figures come from different judges, protocols or benchmarks and do not compare with each other."
         ]
     if mixed:
-        warnings += [f"A judge answered as several models, so these figures are of no one judge: {'; '.join(mixed)}."]
+        warnings += [
+            "Several models answered as one judge, so these figures do not come from a single judge: "
+            f"{'; '.join(mixed)}."
+        ]
     return Judges(spelled, different, [*warnings, *different_data(runs)])
 
 

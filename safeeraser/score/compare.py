@@ -62,7 +62,7 @@ def open_run(path: Path, option: str, options: Options) -> tuple[Summary | None,
             raise BadInput(f"{where}: the verdicts that it names, {verdicts}, are not there")
     ours = {file.resolve() for file in (options.output_file_rr, options.summary) if file}
     if ours & {path.resolve(), verdicts.resolve()}:
-        raise BadInput(f"{where}: its files are this run's too, which would be overwritten; name others to write")
+        raise BadInput(f"{where}: this run would overwrite its files; name other output files")
     return summary, verdicts
 
 
@@ -218,7 +218,7 @@ def agree(
 
 def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> None:
     """Print the figures, one column per metric, and note the categories on which the opinion has no label."""
-    print(f"beside {opinion.name} ({opinion.source}):")
+    print(f"compared with {opinion.name} ({opinion.source}):")
     names = {"both": "counted by both", "judge_only": "by the judge alone", "label_only": f"by {opinion.name} alone"}
     names["neither"] = "by neither"
     titles = {"kappa": "kappa (Cohen)", "sensitivity": "sensitivity, %", "specificity": "specificity, %"}
@@ -234,7 +234,7 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
     for metric, of in agreements.items():
         if of["unlabelled"]:
             where = f"{METRICS[metric].title} on {', '.join(of['unlabelled'])}"
-            note(f"{where}: nothing by {opinion.name}, so taken to be like the other responses")
+            note(f"{where}: nothing by {opinion.name}, so these responses are assumed to be like the rest")
 
 
 def make_disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict]) -> str:

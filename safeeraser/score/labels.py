@@ -188,7 +188,7 @@ def read_labels(path: Path) -> dict[tuple, Label]:
                 raise ValueError(f"the same response as on line {labels[key].line}")
             labels[key] = label
     except csv.Error:
-        raise BadInput(f"{path}: line {rows.line_num}: is no line of a table") from None
+        raise BadInput(f"{path}: line {rows.line_num}: is not a line of a table") from None
     except ValueError as error:
         raise BadInput(f"{path}: line {rows.line_num}: {error}") from None
     if not any(label.value is not None for label in labels.values()):

@@ -150,7 +150,7 @@ def check_names(options: Options) -> None:
     if options.label_sheet and options.label_sheet.suffix != ".csv":
         raise BadInput(f"--label_sheet {options.label_sheet}: must end in .csv; the page beside it ends in .html")
     if options.disagreements and not options.agree:
-        raise BadInput("--disagreements: are those with the labels or the run that --agree names")
+        raise BadInput("--disagreements: requires --agree, with labels or another run")
     if options.output_file_rr and not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
     given = (options.input_file, options.file_refer, judging.replies, options.compare, options.agree)
@@ -172,13 +172,13 @@ def check_outputs(options: Options, judges: dict[str, str]) -> None:
         if not path.is_file() or not path.stat().st_size:
             continue
         if path in options.sheet:
-            raise BadInput(f"{path}: is there, and may hold labels; --overwrite replaces it")
+            raise BadInput(f"{path}: exists and may hold labels; --overwrite replaces it")
         try:
             there: Any = read_text(path) if path in (options.disagreements, options.table) else read_json(path)
         except BadInput:
             there = None
         if not _is_ours(there):
-            raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
+            raise BadInput(f"{path}: exists, and no earlier run of this command wrote it; --overwrite replaces it")
         if path == options.summary:
             # Verdicts of the earlier judges might stay next to figures of the new ones, and nothing would show it.
             figures = there if isinstance(there, dict) else {}
@@ -187,7 +187,7 @@ def check_outputs(options: Options, judges: dict[str, str]) -> None:
             today = {name: judges.get(name) for name in ASKED} | {"protocol": options.judging.protocol}
             if differs := [name for name in today if before[name] != today[name]]:
                 made, asked = (", ".join(f"{name}={words[name]}" for name in differs) for words in (before, today))
-                what = f"{path}: is there, made with {made}, now {asked}"
+                what = f"{path}: exists, made with {made}, now {asked}"
                 raise BadInput(f"{what}; name another file, or --overwrite replaces it")
     for path in options.outputs:
         make_room_for(path)

@@ -101,7 +101,7 @@ def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -
     if failures := panel.failures():
         note(f"judge calls failed ({failures}); the same command asks only those again")
     elif any(figure.failed for figure in figures.values()):
-        note("some recorded replies are failed calls; --max_failed sets which share may be")
+        note("some recorded replies are failed calls; --max_failed sets what share of them is allowed")
     for judge in panel.served:
         if judge.refused:
             note(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
@@ -113,7 +113,7 @@ def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -
         if len(models) > 1:
             note(f"several models answered as {title}, and these figures mix them: {', '.join(models)}")
     for option, lost in measured.withheld.items():
-        print(f"error: withheld past {option}: {'; '.join(lost)}", file=sys.stderr)
+        print(f"error: figures withheld because of {option}: {'; '.join(lost)}", file=sys.stderr)
     return measured.withheld
 
 

@@ -19,7 +19,7 @@ SET_UP = "bash scripts/specificity.bash"  # makes an environment that has lmms-e
 MAX_FAILED = 0.01  # share of failed items, as in scoring, above which a task's figure is worthless
 LONGEST = 300  # characters of a reason
 # How often a failure is logged for one item, if not once: MMBench's judge is asked three times.
-TOLD = {"items were not judged, lots were drawn": 3}
+TOLD = {"items were not judged, but scored at random": 3}
 LAUNCH = (
     *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--mixed_precision=no"),
     *("--dynamo_backend=no", "--main_process_port=0"),

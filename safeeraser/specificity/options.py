@@ -30,7 +30,8 @@ def parser() -> Arguments:
     add = parser.add_argument
     add("--checkpoint_path", type=Path, metavar="ADAPTER", help="the adapter; none: the untouched --model_path")
     add("--model_path", help="the base model (default: the one that the adapter names)")
-    add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
+    says = "allow an adapter that was trained on other weights than that model's"
+    add("--allow_other_base", action="store_true", help=says)
     add("--output_folder", type=Path, metavar="RUN", help="where results go (default: the adapter's folder)")
     add("--tasks", type=several("task"), metavar="TASKS", help=TASKS)
     add("--lite", action="store_true", help="of the seven the smaller forms, where lmms-eval has them")

@@ -67,7 +67,7 @@ def _model(job: Job) -> Path:
         if made_of and wanted.items() <= made_of.items():
             return folder.resolve()
         if not run:
-            raise BadInput(f"{folder}: exists and is no merged model; move it away")
+            raise BadInput(f"{folder}: exists and is not a merged model; move it away")
         shutil.rmtree(folder.resolve())  # another model's; a symlink to it stays
     log.info("writing the model to be asked to %s", folder)
     call = ["merge", str(adapter), str(folder)] if adapter else ["copy", model_path, str(folder)]

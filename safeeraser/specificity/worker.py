@@ -21,7 +21,7 @@ from pathlib import Path
 FAILURES = {
     "answers could not be generated": r"Error .* in generating",
     "items were not judged": r"failed to get a score",
-    "items were not judged, lots were drawn": r"GPT API failed to answer",
+    "items were not judged, but scored at random": r"GPT API failed to answer",
 }
 
 

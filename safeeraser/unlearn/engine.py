@@ -156,8 +156,8 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
         raise BadInput(f"engine: its file says mixed_precision {engine.mixed_precision}, the settings dtype={dtype}")
     if engine.processes > 1 and items < engine.processes * settings.batch_size:
         raise BadInput(
-            f"engine: {engine.processes} processes for {items} items, which make {items // settings.batch_size} whole "
-            f"micro-steps of batch_size={settings.batch_size}; launch fewer"
+            f"engine: {engine.processes} processes, but the {items} items make only {items // settings.batch_size} "
+            f"whole micro-steps of batch_size={settings.batch_size}; launch fewer processes"
         )
     if settings.finetune == "full" and settings.method.needs_reference and engine.shards_weights:
         raise BadInput(
@@ -170,7 +170,9 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
             "GPU, ddp or zero2"
         )
     if settings.moved_terms and "float16" in (dtype, DTYPE_OF.get(engine.mixed_precision or "")):
-        raise BadInput(f"step={settings.step.name}: not in float16, where losses are scaled; dtype=bfloat16 needs none")
+        raise BadInput(
+            f"step={settings.step.name}: cannot run in float16, which needs loss scaling; use dtype=bfloat16"
+        )
     if settings.mask and engine.shards_weights:
         raise BadInput(
             f"mask: compares the gradients of whole weights, which {engine.name} shares out; use one GPU, ddp or zero2"

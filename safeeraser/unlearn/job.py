@@ -50,10 +50,11 @@ class Job:
     def summary(self, settings: Settings) -> str:
         """One line about the run."""
         skipped = f"{len(self.data.skipped)} faults skipped, " if self.data.skipped else ""
-        left_out = self.schedule.left_out and f" ({self.schedule.left_out} fill no round of the processes: left out)"
+        count = self.schedule.left_out
+        left_out = f" ({count} left out: no full micro-step for every process)" if count else ""
         return (
             f"{settings.method.name} (recipe {settings.recipe.name}): {self.data.records} records, {skipped}"
-            f"{len(self.plan)} items{left_out or ''}, {self.schedule.steps} optimizer steps, {self.schedule.warmup} of "
+            f"{len(self.plan)} items{left_out}, {self.schedule.steps} optimizer steps, {self.schedule.warmup} of "
             "them warm-up"
         )
 
@@ -127,7 +128,8 @@ def check_same_plan(plan: list[Step], checkpoint: str | None) -> None:
     file = Path(checkpoint).with_name("plan.json") if checkpoint else None
     if file and file.is_file() and plan != read_plan(file, {}):
         raise BadInput(
-            f"{file}: not the items that this version draws; plan={file} save_dir=NEW trains on those, from the start"
+            f"{file}: this version draws other items; to train on the plan's items from the start, give plan={file} "
+            "save_dir=NEW"
         )
 
 
@@ -138,7 +140,9 @@ def check_scaling(settings: Settings, adapter: Path) -> None:
     theirs, ours = adapter_config(adapter), settings.adapter
     for name, key in (("r", "r"), ("lora_alpha", "alpha"), ("use_rslora", "use_rslora"), ("use_dora", "use_dora")):
         if (then := getattr(theirs, name)) != (now := getattr(ours, name)):
-            raise BadInput(f"init_adapter={adapter}: has LoRA.{key}={then:g}, this run {now:g}; give its own")
+            raise BadInput(
+                f"init_adapter={adapter}: has LoRA.{key}={then:g}, this run {now:g}; give this run the adapter's value"
+            )
 
 
 def check_projector(settings: Settings, adapter: Path) -> None:
@@ -153,7 +157,7 @@ def check_projector(settings: Settings, adapter: Path) -> None:
         ways = " or ".join(name for name, way in PROJECTORS.items() if way.stored == stored)
         raise BadInput(
             f"init_adapter={adapter}: has {STORED[stored]} (projector={ways}), and this run "
-            f"projector={settings.projector}; give its own"
+            f"projector={settings.projector}; give this run the adapter's value"
         )
 
 

@@ -278,4 +278,4 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
     if through:
         log.info("done: %s", folder)
     elif "interrupted" not in outcome:
-        log.warning("ended before its plan was done: %s; resume_from_checkpoint=auto resumes it", folder)
+        log.warning("ended before its plan was complete: %s; resume it with resume_from_checkpoint=auto", folder)

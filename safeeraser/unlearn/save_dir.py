@@ -38,8 +38,8 @@ def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
         raise BadInput(f"resume_from_checkpoint={wanted}: no {RUN_FILE} in or beside it says which run it belongs to")
     if difference := _difference(settings, engine, earlier):
         raise BadInput(
-            f"resume_from_checkpoint={wanted}: a checkpoint of another run, which has another {difference}; "
-            "resume it as it was started, or begin anew without resume_from_checkpoint"
+            f"resume_from_checkpoint={wanted}: belongs to another run, which has another {difference}; "
+            "resume with that run's settings, or start anew without resume_from_checkpoint"
         )
     return str(folder)
 
@@ -52,7 +52,10 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
         return
     record = run_of(folder) if folder.is_dir() else {}
     if "settings" not in record or {"merged", "copied"} & record.keys():
-        raise BadInput(f"save_dir={folder}: exists and is no run of this project; nothing there is touched")
+        raise BadInput(
+            f"save_dir={folder}: exists and is not a run of this project, so nothing is changed there; name another "
+            "folder"
+        )
     with held(folder, f"save_dir={folder}", shared=True):
         earlier = read_json(folder / RUN_FILE)
     if _nothing_trained(folder):
@@ -60,8 +63,8 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
     if settings.resume_from_checkpoint:
         if difference := _difference(settings, engine, earlier):
             raise BadInput(
-                f"save_dir={folder}: its run has another {difference}; resume it as it was started, or begin anew: in "
-                "another save_dir, or with overwrite_dir=true in the place of resume_from_checkpoint"
+                f"save_dir={folder}: its run has another {difference}; resume with the original setting, or start anew "
+                "in another save_dir, or with overwrite_dir=true instead of resume_from_checkpoint"
             )
     elif not settings.overwrite_dir:
         method = earlier["settings"]["forget_loss"]["name"]

@@ -123,7 +123,7 @@ def line(question, points=(), shares=None, relearning=None):
     return found.text
 
 
-STATED = "{}: of the harmful questions {} are refused on the harmful picture and {} on a benign one (difference {})."
+STATED = "{}: {} of the harmful questions are refused on the harmful picture and {} on a benign one (difference {})."
 
 
 @pytest.mark.parametrize(("harmful", "benign", "differ", "says"), SAID["picture"])
@@ -163,7 +163,7 @@ def test_what_brings_it_back():
     harmful = f"; 64 steps on harmful records that are not asked about do not {half}"
     points = [attacked(*each) for each in SAID["attacked"]]
     vanilla = point("vanilla", "clean", "clean", metrics={"asr": told(0.8, 0.7, 0.9)})
-    attacks = "; of 3 attacks 1 bring answers back, soft_prompt most (Recovered +40.0 [30.0, 50.0])."
+    attacks = "; 1 of 3 attacks bring answers back, soft_prompt most (Recovered +40.0 [30.0, 50.0])."
     assert line(BACK, [vanilla, *points], relearning=relearning) == first.format("may ") + harmful + attacks
     step = [point("audited", "relearn_decoupled", str(at), at=at) for at in (4, 16, 64)]
     for at, low, word in ((2, 0.8, "may "), (1, 0.41, ""), (1, 0.4, "may ")):  # the point after the crossing decides
@@ -179,7 +179,7 @@ def test_when_an_attack_counts(metric, informed, never, counts):
     points = [attacked("audited", "a", (0.6, 0.5, 0.7), gain, 0.05, metric, informed=informed)]
     points += [attacked("never_knew", "a", never, metric=metric)] if never else []
     title = {"recovered": "Recovered", "asr": "ASR"}[metric]
-    back = f"Of 1 attacks 1 bring answers back, a most ({title} +40.0 [30.0, 50.0])."
+    back = f"1 of 1 attacks bring answers back, a most ({title} +40.0 [30.0, 50.0])."
     assert line(BACK, points) == (back if counts else "None of 1 attacks brings clearly more of the answers back.")
 
 

@@ -29,7 +29,7 @@ def test_a_page_has_its_own_keys_on_those_that_it_builds_on(group):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("defaults: [secnd, _self_]\n", "no page 'secnd'"), ("", "holds no keys"), ("]\n", "not YAML (")]
+    ("text", "says"), [("defaults: [secnd, _self_]\n", "no file 'secnd'"), ("", "holds no keys"), ("]\n", "not YAML (")]
 )
 def test_a_page_that_is_wrong_is_named_in_a_line(group, tmp_path, text, says):
     (tmp_path / "own.yaml").write_text(text)

@@ -105,7 +105,7 @@ def test_a_prompt_longer_than_the_context_is_named_and_the_rest_answered(tmp_pat
     named, last = done.stderr.strip().splitlines()[-2:]
     reason = r"its prompt takes \d{5} tokens, and the model's context holds 1024"
     assert re.fullmatch(rf"record 1, unsafe_pairs\.2: 4 responses missing: {reason}", named)
-    assert last.startswith(f"error: 4 of 32 responses are missing in {out}")
+    assert last.startswith(f"error: 4 of 32 responses are missing, and null in {out}")
     said = [[pair["model_response2"], pair["sd_response"]] for pair in read(out)[1]["unsafe_pairs"]]
     assert said[2] == [None, None] and None not in [*said[0], *said[1], *said[3]]
     assert sum("note: 12 fields are null in" in message for message in caplog.messages) == 1

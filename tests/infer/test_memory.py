@@ -64,7 +64,7 @@ def test_a_quarter_fewer_until_they_fit(vlm, requests, short, caplog, monkeypatc
     assert answers(engine, requests) == whole
     assert engine.batch_size == 9
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == [f"out of memory: going on with --batch_size {size}" for size in (24, 18, 13, 9)]
+    assert told == [f"out of memory: continuing with --batch_size {size}" for size in (24, 18, 13, 9)]
 
 
 @pytest.mark.slow

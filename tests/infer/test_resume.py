@@ -188,7 +188,7 @@ def test_processes_that_prepare_pictures_end_with_the_command_or_without_harm(tm
     process.join()
     assert not psutil.wait_procs(workers, 10)[1]
     if stopped == "worker":
-        assert process.exitcode == 0 and "going on without processes that prepare pictures" in log.read_text()
+        assert process.exitcode == 0 and "continuing without processes that prepare pictures" in log.read_text()
     else:
         assert process.exitcode == 130 and "Traceback" not in log.read_text()
     assert run("ckpt_infer", *given, "--output_file", out, "--workers", "none").returncode == 0

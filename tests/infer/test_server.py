@@ -142,7 +142,7 @@ def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, t
     reason = "no chat completion" if fault[0] == 200 else "BadRequestError (HTTP 400)"
     *named, last = done.stderr.strip().splitlines()[-3:]
     assert named == [f"record {number}, UnharmPair_text2: 1 responses missing: {reason}" for number in (0, 1)]
-    assert last.startswith("error: 2 of 40 responses are missing in ") and "What" not in done.stderr
+    assert last.startswith("error: 2 of 40 responses are missing, and null in ") and "What" not in done.stderr
     assert [value["UnharmPair_text2"]["Prediction"] for value in read(out)] == [None, None]
     before, ill[0] = len(server.requests), False
     assert infer(server.url, out, eval_file=data).returncode == 0
@@ -172,7 +172,7 @@ def test_a_server_that_falls_silent_is_given_up_and_asked_only_for_the_rest_late
     server = serve(lambda number, _: (200, {}, HANG if silent[0] and number >= 10 else "yes"))
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data)
     assert done.returncode == 2
-    assert "has not answered the last 8 calls (APITimeoutError); the same command goes on from here" in done.stderr
+    assert "has not answered the last 8 calls (APITimeoutError); the same command resumes from here" in done.stderr
     kept, silent[0], before = len(server.answered), False, len(server.requests)
     assert kept == 10 and not (tmp_path / "p.json").exists()
     server.stopped.set()

@@ -89,7 +89,7 @@ def test_what_has_no_answer_is_a_failed_call_and_submitted_again(tmp_path, serve
 def test_a_batch_that_the_server_no_longer_has_and_what_else_stops_the_run(tmp_path, server):
     stopped_at(tmp_path, server, queries())
     gone = server.batches.pop("batch_0") | {"status": "completed", "output_file_id": "file-gone"}
-    with pytest.raises(BadInput, match=r"does not know batch batch_0 \(HTTP 404\); it is noted in "):
+    with pytest.raises(BadInput, match=r"does not know batch batch_0 \(HTTP 404\); .* records this batch"):
         judge(tmp_path, server, queries())
     assert not server.batches and notes(tmp_path), "it may be paid for already"
     server.batches["batch_0"] = gone

@@ -80,7 +80,7 @@ def test_each_fault_is_tried_again_told_and_counted_as_the_protocol_says(tmp_pat
     # Past --max_failed, the summary withholds the figure. The release's statistics stay as they are.
     figures, lost = FIGURES[protocol], 12 if protocol == "official" else 16
     reason = f"{100 * lost / 36:.1f}% of the judge's replies failed, were declined or could not be read"
-    assert run.returncode == 3 and f"error: withheld past --max_failed: ASR ({reason}" in run.stderr
+    assert run.returncode == 3 and f"error: figures withheld because of --max_failed: ASR ({reason}" in run.stderr
     assert asr["value"] is None and asr["withheld"].startswith(reason) and asr["judge"] == "openai:gpt-4o"
     assert {name: asr[name] for name in figures} == figures | {"value": None}
     assert (statistics["unsafe_rate"], statistics["total_asr_queries"]) == (figures["value"], figures["n"])

@@ -71,7 +71,7 @@ def test_a_folder_that_is_up_to_date_gets_what_an_earlier_version_lacks_and_is_l
 @pytest.mark.parametrize(
     ("there", "words", "names"),
     [
-        ({"thesis.txt": "mine"}, (), "is no mini benchmark"),
+        ({"thesis.txt": "mine"}, (), "is not a mini benchmark"),
         ({"manifest.json": {"kind": KIND}, "adapter": "mine"}, (), "also holds adapter"),
         ({}, ("--size", "tny"), "did you mean 'tiny'"),
         ({}, ("--size", "small", "--language_model", "nowhere/at-all"), "nowhere/at-all"),

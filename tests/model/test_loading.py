@@ -51,7 +51,7 @@ def test_the_family_is_told_by_the_model(folder):
     change(folder, "config.json", model_family="llava-1.5-13b")
     assert family_of(str(folder)).name == load_preprocessor(str(folder)).family.name == "llava-1.5-13b"
     check_family(families()["llava-1.5-7b"], str(folder))
-    with pytest.raises(BadInput, match=r"model_family=qwen3-vl-2b: of 'qwen3_vl' models, and .* is a 'llava'"):
+    with pytest.raises(BadInput, match=r"model_family=qwen3-vl-2b: is for 'qwen3_vl' models, and .* is a 'llava'"):
         check_family(families()["qwen3-vl-2b"], str(folder))
 
 

@@ -82,7 +82,7 @@ def test_labels_of_every_response_give_the_true_rates(tmp_path):
     assert of["rr"]["kappa"]["value"] == pytest.approx(1) and of["rr"]["unlabelled"] == []
     assert of["sarr"]["corrected"] == told["sarr"]["value"]
     assert told["agreement_with"]["labels"] == "labels.csv" and len(told["agreement_with"]["sha256"]) == 64
-    lines = (re.split(r"\s{2,}", line.strip()) for line in run.stdout.partition("beside labels")[2].splitlines())
+    lines = (re.split(r"\s{2,}", line.strip()) for line in run.stdout.partition("compared with labels")[2].splitlines())
     shown = {title: cells for title, *cells in lines}
     assert shown["counted by both"] == [str(of[metric]["table"]["both"]) for metric in ("asr", "rr", "sarr")]
 
@@ -103,7 +103,7 @@ def test_two_judges_on_the_same_responses(tmp_path, serve):
         told, run = told_by(tmp_path, *given, "--agree", other / name)
         found.append(told["agreement"])
         assert told["agreement_with"]["judge"] == (None if name else "openai:gpt-4o, rules")
-    assert found[0] == found[1] and "beside the other judge" in run.stdout
+    assert found[0] == found[1] and "compared with the other judge" in run.stdout
     of, rate = found[0]["asr"], json.loads((other / "summary_val.json").read_text())["asr"]["value"]
     # The rules count the responses of the 3 records, of 4, that do not refuse, less a blank one. The other judge counts
     # 2 of the 3 records, less two responses that are no sentence and so do not contain their question.

@@ -100,7 +100,7 @@ def test_what_is_past_a_bound_is_withheld_with_exit_code_3(run):
     withheld = {metric: summary[metric].get("withheld") for metric in ("asr", "rr", "sarr", "rouge_l", "gpt_eval")}
     expected = {"asr": blank.format(100 / 35), "rouge_l": blank.format(100 / 11), "gpt_eval": blank.format(100 / 11)}
     assert withheld == expected | {"rr": None, "sarr": None}, "the rules know what a blank response is"
-    assert done.stderr.splitlines()[-1].startswith("error: withheld past --max_blank: ASR (2.9% of")
+    assert done.stderr.splitlines()[-1].startswith("error: figures withheld because of --max_blank: ASR (2.9% of")
     assert {summary[metric]["value"] for metric in expected} == {None} and "refusals" not in summary
     part, _ = run("--category", "Sex", "--max_failed", 1, "--max_blank", 1)
     assert (part["pictures"], part["rr"]["value"]) == (1, summary["by_category"]["rr"]["Sex"]["value"])

@@ -46,7 +46,7 @@ def test_the_seed_decides_and_a_sheet_is_not_replaced(tmp_path, given, rows):
     path = tmp_path / "sheet.csv"
     assert sheet(path, given, "--label_n", 90) == rows and path.read_bytes().startswith(b"\xef\xbb\xbfmetric,")
     run = run_eval(*given, "--label_sheet", path)
-    assert run.returncode == 2 and "sheet.csv: is there, and may hold labels; --overwrite replaces it" in run.stderr
+    assert run.returncode == 2 and "sheet.csv: exists and may hold labels; --overwrite replaces it" in run.stderr
     more = ("--overwrite", "--label_metrics", "asr,sarr", "--label_n", 60, "--label_seed", 1)
     other = sheet(path, given, *more)
     assert Counter(row["metric"] for row in other) == {"asr": 30, "sarr": 30} and not all(row in rows for row in other)

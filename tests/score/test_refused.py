@@ -69,7 +69,7 @@ def test_a_file_that_no_scoring_run_wrote_is_not_replaced(tmp_path, given, place
     given = (*given, *RULES, "--save_replies", "r.json")
     for content in ("my notes", '[{"a": 1}]', '{"asr": 1}', json.dumps(PREDICTED)):
         (tmp_path / place).write_text(content)
-        refused(tmp_path, *given, says=f"{place}: is there, and no earlier run of this command wrote it; --overwrite")
+        refused(tmp_path, *given, says=f"{place}: exists, and no earlier run of this command wrote it; --overwrite")
     run = run_eval(*given, "--overwrite")
     assert run.returncode == 0 and (tmp_path / place).read_text() != content
     assert run_eval(*given).returncode == 0, "what an earlier run wrote is replaced"
@@ -87,7 +87,7 @@ def test_corrected_pairs_by_picture_and_official_by_position_with_a_note(tmp_pat
 
 def test_figures_of_another_judge_or_protocol_are_not_replaced(tmp_path, given):
     assert run_eval(*given, *RULES).returncode == 0
-    refused(tmp_path, *given, *CORRECTED, says="s.json: is there, made with protocol=official, now protocol=corrected;")
+    refused(tmp_path, *given, *CORRECTED, says="s.json: exists, made with protocol=official, now protocol=corrected;")
     guard = ("--rr_judge", "qwen3guard:m@http://127.0.0.1:9/v1")
     refused(tmp_path, *given, *RULES, *guard, says="made with rr=rules, now rr=qwen3guard:m; name another file, or")
     assert run_eval(*given, *RULES).returncode == 0, "the same words"

@@ -91,7 +91,7 @@ def test_records_of_ones_own_are_read_as_the_adapter_says(tmp_path, caplog):
         "retain": [("0.png", "retain 0?", "So 0.")],
         "decoupled": [("4.png", "decoupled 4?", "So 4.")],
     }
-    assert caplog.messages == [f"note: {path}: 1 records are of no view, the first is record 2"]
+    assert caplog.messages == [f"note: {path}: 1 records belong to no view; the first is record 2"]
     # The refusal view needs no records of its own: its questions are the forget view's.
     assert shown(loaded(path, *keys, "forget_loss=po").items["refusal"]) == [(*item[:2], "") for item in forget]
     lines = tmp_path / "data.jsonl"

@@ -150,7 +150,7 @@ def test_deepspeed_that_is_not_installed_and_fewer_gpus_than_processes(monkeypat
         check_machine(Engine("zero2", 2))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(BadInput, match="its 2 processes want a GPU each, and 1 is here"):
+    with pytest.raises(BadInput, match="its 2 processes need a GPU each, and this machine has 1;"):
         check_machine(Engine("ddp", 2, here=2))
     check_machine(Engine("ddp", 2, here=1))  # two machines with one GPU each
 

@@ -196,9 +196,9 @@ def test_a_run_resumed_with_another_setting_is_refused(whole, tmp_path, words):
         altered(folder, lambda told: [told["settings"].pop(key) for key in ("trainer", "data", "bad_items")])
     says, words = RESUMED[words], words.format(config=ROOT / "config")
     said = refuses(tmp_path, *MORE, AUTO, *words.split())
-    assert f"its run has another {says}" in said and "overwrite_dir=true in the place of resume_" in said
+    assert f"its run has another {says}" in said and "overwrite_dir=true instead of resume_" in said
     named = (f"resume_from_checkpoint={checkpoint}", f"save_dir={tmp_path / 'new'}", *words.split())
-    assert f"a checkpoint of another run, which has another {says}" in refuses(tmp_path, *MORE, *named)
+    assert f"belongs to another run, which has another {says}" in refuses(tmp_path, *MORE, *named)
 
 
 def test_a_checkpoint_of_other_data_or_of_nobody_is_refused(stopped, tmp_path):
@@ -211,7 +211,7 @@ def test_a_checkpoint_of_other_data_or_of_nobody_is_refused(stopped, tmp_path):
     plan = json.loads((checkpoint.parent / "plan.json").read_text())
     plan["steps"].reverse()
     (checkpoint.parent / "plan.json").write_text(json.dumps(plan))
-    assert "plan.json: not the items that this version draws" in refuses(tmp_path, *MORE, AUTO)
+    assert "plan.json: this version draws other items" in refuses(tmp_path, *MORE, AUTO)
     alone = shutil.move(checkpoint, tmp_path / "alone")
     (alone / "run.json").unlink()
     assert "no run.json in or beside it" in refuses(tmp_path, *MORE, f"resume_from_checkpoint={alone}")

@@ -81,7 +81,7 @@ def test_a_plan_is_kept_read_back_and_may_be_longer_than_the_run(tmp_path):
     path = tmp_path / "plan.json"
     write_plan(path, "popd", CORRECTED, plan(), {"sha256": "a", "left_out": 0})
     assert read_plan(path, SIZES, {"sha256": "a", "left_out": 0, "more": 1}) == plan()
-    with pytest.raises(BadInput, match=r"plan.json: a plan of other data \(left_out differ\)"):
+    with pytest.raises(BadInput, match=r"plan.json: this plan was made for other data \(left_out differ\)"):
         read_plan(path, SIZES, {"sha256": "a", "left_out": 1})
     recorded, sizes = RECORDED / "training" / "popd.json", SIZES | dict.fromkeys(("forget", "retain", "decoupled"), 48)
     some = [settings(f"plan={recorded}", f"max_train_steps={n}", "gradient_accumulation_steps=4") for n in (3, 13)]

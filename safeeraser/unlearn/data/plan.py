@@ -93,7 +93,7 @@ def read_plan(path: str | Path, sizes: Mapping[str, int], data: Mapping[str, Any
     if not isinstance(value, dict) or not isinstance(value.get("steps"), list) or not value["steps"]:
         raise BadInput(f"{path}: a plan is an object with a list 'steps' that is not empty")
     if differ := differing(value.get("data") or {}, data or {}):
-        raise BadInput(f"{path}: a plan of other data ({', '.join(differ)} differ)")
+        raise BadInput(f"{path}: this plan was made for other data ({', '.join(differ)} differ)")
     steps = []
     for number, entry in enumerate(value["steps"]):
         try:

@@ -111,7 +111,7 @@ def _note_unread(source: DataSource, path: Path, raw: list[dict[str, Any]]) -> N
     wanted = [(view.where or {}).items() for view in source.views.values() if view.file is None]
     unread = [number for number, value in enumerate(raw) if not any(_holds(value, where) for where in wanted)]
     if unread and wanted:
-        log.warning("note: %s: %d records are of no view, the first is record %d", path, len(unread), unread[0])
+        log.warning("note: %s: %d records belong to no view; the first is record %d", path, len(unread), unread[0])
 
 
 def _holds(record: dict[str, Any], where: Iterable[tuple[str, Any]]) -> bool:

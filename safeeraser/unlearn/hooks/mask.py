@@ -98,7 +98,7 @@ def kept_mask(checkpoint: str) -> Mask:
     if not file.is_file():
         raise BadInput(f"{file}: missing; the run that is resumed trains under the mask that it held")
     if sha256(file) != record.get("sha256"):
-        raise BadInput(f"{file}: not the mask that the run began with, of which its run.json has the hash")
+        raise BadInput(f"{file}: not the mask that the run began with: its hash differs from the one in run.json")
     return Mask(load_file(file), record)
 
 
@@ -136,8 +136,8 @@ def make_mask(wanted: Compared, settings: Settings, model: nn.Module, dataset: P
     }
     if not record["trained"]:
         raise BadInput(
-            f"mask: of {record['compared']:,} weights that {wanted.from_} and {wanted.against} could be compared on, "
-            "none would be trained; exchange the two, or take a greater mask.top"
+            f"mask: none of the {record['compared']:,} weights compared on {wanted.from_} and {wanted.against} would "
+            "be trained; swap mask.from and mask.against, or raise mask.top"
         )
     uncompared = f"; {record['not_compared']:,} more have no gradient to compare, and are trained"
     log.info(

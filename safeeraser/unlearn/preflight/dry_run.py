@@ -44,8 +44,8 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         config = load_config(settings.model_path)
     except BadInput as error:
         raise BadInput(
-            f"{error}; a dry run needs no weights, but config.json, the processor and the tokenizer: the hub, or a "
-            "folder with these files as model_path"
+            f"{error}; a dry run needs no weights, only config.json, the processor and the tokenizer, from the hub "
+            "or from a folder given as model_path"
         ) from None
     dtype = dtype_of(settings, job.engine)
     steps = read_steps(settings, job, dtype, arguments)
@@ -215,7 +215,7 @@ def counts(settings: Settings, job: Job, steps: Sequence[MicroStep]) -> dict[str
         "of them warm-up": job.schedule.warmup,
         "processes": job.engine.processes,
         "micro-steps a step, each process": settings.gradient_accumulation_steps,
-        "items left out, which fill no round of the processes": job.schedule.left_out,
+        "items left out: no full micro-step for every process": job.schedule.left_out,
         "rows a micro-step": steps[0].rows,
         "tokens of the longest row": max(step.length for step in steps),
         **{f"positions that {name} reads": count for step in steps for name, count in step.terms.items()},

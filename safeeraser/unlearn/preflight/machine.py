@@ -54,8 +54,8 @@ def check_machine(engine: Engine) -> None:
     check_gpu()
     if 0 < (cards := torch.cuda.device_count()) < engine.here:
         raise BadInput(
-            f"engine: its {engine.here} processes want a GPU each, and {cards} is here; on one GPU: "
-            "ACCELERATE_CONFIG=config/accelerate/one_gpu.yaml; else num_processes in a copy of the engine's file"
+            f"engine: its {engine.here} processes need a GPU each, and this machine has {cards}; on one GPU use "
+            "ACCELERATE_CONFIG=config/accelerate/one_gpu.yaml, else lower num_processes in a copy of the engine's file"
         )
     if not engine.deepspeed:
         return
@@ -140,8 +140,8 @@ def _quicker(settings: Settings, engine: Engine, free: float, estimate: Estimate
     if takes is not None and takes <= free:
         moves = "moves gradients to CPU memory and back" if engine.offload_optimizer else "shares out what it holds"
         yield (
-            f"So would it, with {takes / GIB:.1f} GiB, under ACCELERATE_CONFIG=config/accelerate/{file}, "
-            f"which is quicker: {engine.name} {moves} in each step."
+            f"It also fits, with {takes / GIB:.1f} GiB, under ACCELERATE_CONFIG=config/accelerate/{file}, "
+            f"which is faster: {engine.name} {moves} in each step."
         )
 
 
