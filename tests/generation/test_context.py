@@ -105,7 +105,7 @@ def test_fixed_steps_are_those_of_a_growing_context(vlm):
     go_on(20)
     for context in (fixed, grown):
         context.put([0], read(vlm.model, other))
-    go_on(25)  # beyond the end of the memory, whose beginning is free without the first row
+    go_on(25)  # beyond the end of the memory; its beginning is free since row 0 was replaced
     assert len(laid_out) == 1
     go_on(55)
     assert [places for _, _, places in laid_out] == [WIDTH, 2 * WIDTH]

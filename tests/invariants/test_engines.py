@@ -75,7 +75,7 @@ def test_each_process_draws_dropout_masks_of_its_own(trained):
 
 @pytest.mark.parametrize("engine", runs.WHOLE_WEIGHTS)
 def test_what_a_mask_holds_never_moves(trained, one, engine):
-    """The other weights move: the learning rate and the decay are so large that nearly every weight would."""
+    """The other weights move, because the learning rate and the weight decay are large."""
     two, single = trained(engine) / "mask", one("mask")
     assert (two / MASK_FILE).read_bytes() == (single / MASK_FILE).read_bytes()
     assert told(two)["mask"] == told(single)["mask"]

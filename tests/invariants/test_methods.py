@@ -12,9 +12,9 @@ from .test_release import recorded, train
 OTHERS = [f"methods/{name}{pd}" for name in FURTHER for pd in ("", "_pd")]
 OTHERS += [f"methods2/{name}{pd}" for name in ("jensun", "rr") for pd in ("", "_pd")]
 OTHERS += ["methods2/npo_pd_tamper", "methods2/po_pd_tamper"]
-# For two sums of NLL, each exact to 1.5e-5 at best in float32. A plain loop with the same libraries comes no nearer.
+# Tolerance for two float32 sums of NLL, each exact to 1.5e-5 at best: a plain loop in the same libraries is no nearer.
 SUMMED = 5e-6
-# Another CPU may sum in another order. RMU's losses are near 50, where neighbours in float32 differ by 4e-6.
+# Tolerance for another CPU's order of summing: RMU's losses are near 50, where neighbours in float32 are 4e-6 apart.
 ROUNDED = 1e-6
 
 

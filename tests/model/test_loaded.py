@@ -57,7 +57,7 @@ def test_logits_and_states_are_those_of_the_whole_pass_and_no_more_is_run(vlm):
 
 @torch.no_grad()
 def test_what_the_vision_makes_of_a_picture_stands_for_its_pixels(vlm):
-    """It does so if the model takes features. Memory: of all patches and one token, in all layers and eight spare."""
+    """It does so if the model takes features. Memory: a picture's patches and one token, in all layers plus eight."""
     rows = rows_of(vlm)
     seen = [see(vlm, row.inputs) for row in rows]
     spared = vlm.join([replace(row, inputs=each.inputs) for row, each in zip(rows, seen, strict=True)])

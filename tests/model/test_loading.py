@@ -97,7 +97,7 @@ def test_a_chat_template_must_write_vicunas_form(folder):
 
 
 def test_weights_are_what_transformers_loads_and_what_they_lack_is_named(folder):
-    """Weights and buffers are equal to the bit, and weights are frozen. transformers would make up missing weights."""
+    """Weights and buffers are equal to the bit, weights frozen. transformers would draw missing weights at random."""
     plain = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model, file = load_model(str(folder), torch.float32), folder / "model.safetensors"
     one, two = ({**dict(each.named_parameters()), **dict(each.named_buffers())} for each in (model, plain))

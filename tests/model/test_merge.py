@@ -116,7 +116,7 @@ def test_a_copy_holds_the_base_models_weights_under_the_releases_template(merged
 
 
 def test_a_copy_of_another_family_holds_what_the_hub_has(tmp_path, downloaded):
-    """Files that prepare its input are equal byte by byte; weights have the hub's names, the configuration its keys."""
+    """Files that prepare its input are equal byte by byte. Weights and configuration have the hub's names and keys."""
     base, out = Path(Recorded("qwen3_vl").path), tmp_path / "out"
     downloaded(base)
     assert run("safeeraser.model", "copy", "someone/model", out, "--dtype", "bfloat16").returncode == 0

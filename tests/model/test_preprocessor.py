@@ -106,7 +106,7 @@ def test_the_folder_bounds_a_pictures_pixels_and_processors_of_one_setting_share
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen3_vl"])
 def test_a_family_with_a_template_of_its_own_is_asked_as_transformers_asks_it(name):
-    """Ids and token types are equal, with and without a system text. The picture's size alone gives the same ids."""
+    """Ids (also from the picture's size alone) and token types equal transformers', with and without a system text."""
     prepared, shown = load_preprocessor(Recorded(name).path), picture(Recorded(name).rows[0]["picture"])
     processor = prepared.processor
     for question, system in (("\n What?", "Be brief."), ("A", None)):

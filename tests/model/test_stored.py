@@ -70,7 +70,7 @@ def test_what_is_no_adapter_is_named_and_its_code_is_not_run(tmp_path, monkeypat
 
 
 def test_an_adapter_of_another_family_is_refused_by_name(tmp_path, base):
-    """Names and shapes may match. The configuration names the family, and the release's form is LLaVA-1.5's alone."""
+    """Even if names and shapes match: its configuration names the family, and the release has only LLaVA-1.5."""
     other = Recorded("llava_next").adapter
     with pytest.raises(BadInput, match="an adapter of 'llava_next' models, and this is a 'llava'"):
         load_adapted(base, other)

@@ -1,4 +1,4 @@
-"""Training data: each view is read where its data adapter says, bad items are left out and named, or refused."""
+"""Data: each view is read where its adapter says, bad items are left out and named, and bad records are refused."""
 
 import json
 

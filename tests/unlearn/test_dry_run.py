@@ -88,7 +88,7 @@ CASES = read_beside(__file__, "golden/fit.yaml")
 
 
 def told(name, processes, *words):
-    """The advice for a run about as large as LLaVA-1.5-7B's, and the setups tried for it, each in one line."""
+    """The advice for a run about as large as LLaVA-1.5-7B's, and the setups that were tried for it."""
     tried = []
 
     def asked(given, engine):

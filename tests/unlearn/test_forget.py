@@ -63,7 +63,7 @@ def altered(folder, change):
 
 @pytest.fixture
 def stopped(whole, tmp_path):
-    """A run that was killed while writing a checkpoint: it has the one of step 2, and a log that ends with step 3."""
+    """A run killed while it wrote a checkpoint: it has the checkpoint of step 2, and a log that ends with step 3."""
     folder = shutil.copytree(whole, tmp_path / "stopped")
     (folder / ".checkpoint-being-written").mkdir()
     (folder / "checkpoint-4").rename(folder / ".checkpoint-being-written" / "checkpoint-4")

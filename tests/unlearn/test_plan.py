@@ -133,7 +133,7 @@ def decoded(encoded):
 
 
 def test_the_texts_of_the_official_recipe_and_of_each_switch(data_path):
-    """The official recipe uses `str.capitalize`, a system text that says `human`, and no end of answer."""
+    """`str.capitalize` makes later letters small, the system text says `human`, and no end token is there."""
     plain = row(data_path)
     head, answer = decoded(plain)
     assert "a curious human and" in head and head.endswith("USER: \nSecret 1? ASSISTANT:") and answer == "Harm 1."
