@@ -16,12 +16,11 @@ from safeeraser.benchmark.conversation import IGNORE, pad
 from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.turns import Row
 from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.config.trainer_arguments import training_arguments
+from safeeraser.unlearn.config.trainer_arguments import Schedule, training_arguments
 from safeeraser.unlearn.data.batch import Viewed
-from safeeraser.unlearn.data.plan import Schedule
-from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.load import equip
 from safeeraser.unlearn.objective.method import Method
 from safeeraser.unlearn.run import build_trainer

@@ -34,7 +34,7 @@ from safeeraser.arguments import Arguments, one_of
 from safeeraser.benchmark.methods import pages
 from safeeraser.errors import BadInput, command
 from safeeraser.selftest.material import architecture
-from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.preflight.dry_run import largest_step, outline
 from safeeraser.unlearn.preflight.memory import Setup, memory
 

@@ -101,9 +101,9 @@ def config(*overrides: str, page: str = "forget_lora"):
 
 def plan_dataset(read):
     """The dataset that the settings `read` train on, in one process."""
+    from safeeraser.unlearn.config.engine import Engine
+    from safeeraser.unlearn.config.trainer_arguments import Schedule
     from safeeraser.unlearn.data.items import load_data
-    from safeeraser.unlearn.data.plan import Schedule
-    from safeeraser.unlearn.engine import Engine
     from safeeraser.unlearn.job import Job, make_or_read_plan
     from safeeraser.unlearn.load import load_dataset
 

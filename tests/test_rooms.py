@@ -2,6 +2,7 @@
 
 import ast
 from functools import cache
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -15,18 +16,21 @@ NAMES = (HOUSE / "benchmark" / "answers.py",)
 
 
 @cache
-def imported(file: Path) -> set[str]:
-    """The rooms that a file imports from, at any place in its code."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def modules(file: Path) -> set[tuple[str, ...]]:
+    """The modules and names of this package that a file imports, at any place in its code but for type checkers."""
+    names, tree = set(), ast.parse(file.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not isinstance(node, ast.If)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            if node.module == "safeeraser":
-                names |= {f"safeeraser.{alias.name}" for alias in node.names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    parts = [name.split(".") for name in names if name.startswith("safeeraser.")]
-    return {part[1] for part in parts if (HOUSE / part[1]).is_dir()}
+    return {tuple(name.split(".")[1:]) for name in names if name.startswith("safeeraser.")}
+
+
+def imported(file: Path) -> set[str]:
+    """The rooms that a file imports from."""
+    return {name[0] for name in modules(file) if (HOUSE / name[0]).is_dir()}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,16 @@ def test_a_room_imports_from_no_room_above_it(room, others):
         if file not in NAMES:
             assert imported(file) <= others | {room}, file
     assert not [file for file in HOUSE.rglob("*.py") if "benchmark.answers import" in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("place", ["", *(file.parent.name for file in HOUSE.glob("*/__init__.py"))])
+def test_folders_and_files_do_not_import_each_other_in_a_circle(place):
+    below: dict[str, set[str]] = {}
+    for file in (HOUSE / place).rglob("*.py"):
+        names = {name[1:] if place else name for name in modules(file) if place in ("", name[0]) and file not in NAMES}
+        mine = file.relative_to(HOUSE / place).with_suffix("").parts[0]
+        below.setdefault(mine, set()).update({name[0] for name in names if name} - {mine})
+    assert len(list(TopologicalSorter(below).static_order())) >= len(below) > 1
 
 
 @pytest.mark.parametrize("room", ["selftest", "leaderboard"])

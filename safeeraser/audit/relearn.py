@@ -25,7 +25,7 @@ from safeeraser.model.merge import merge
 from safeeraser.unlearn.config.compose import from_keys
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.data.views import VIEWS
+from safeeraser.unlearn.objective.method import VIEWS
 from safeeraser.unlearn.run import forget
 
 PROTOCOL, TRAINING = CONFIG / "relearn.yaml", "relearn_training"  # in config/: the protocol, and all other settings

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
-from safeeraser import __version__
 from safeeraser.benchmark.figures import NOTHING, Row
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
+from safeeraser.benchmark.origin import VERSION
 
 # This scale looks the same to colour-blind readers, and it brightens evenly in grey. Brighter is worse.
 _SCALE = mpl.colormaps["cividis"]
@@ -213,7 +213,7 @@ TEMPLATES = Environment(
 )
 # The colours of the legend, from better to worse, as a CSS gradient.
 TEMPLATES.globals["scale"] = f"linear-gradient(to right, {', '.join(to_hex(_SCALE(step / 8)) for step in range(9))})"
-TEMPLATES.globals |= {"columns": COLUMNS, "metrics": METRICS, "version": __version__}
+TEMPLATES.globals |= {"columns": COLUMNS, "metrics": METRICS, "version": VERSION}
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
 TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown, "json": json.dumps}

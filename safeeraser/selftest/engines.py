@@ -23,7 +23,7 @@ from safeeraser.errors import BadInput
 from safeeraser.selftest.material import Bench
 from safeeraser.selftest.report import Figure, figure
 from safeeraser.selftest.run import end_tree
-from safeeraser.unlearn.engine import Engine, engine_of_file
+from safeeraser.unlearn.config.engine import Engine, engine_of_file
 from safeeraser.unlearn.preflight.machine import check_machine
 
 ON_GPUS, ON_CPUS = ("ddp", "../accelerate_config", "zero3", "fsdp2"), ("cpu_ddp", "cpu_zero2", "cpu_zero3")

@@ -20,9 +20,9 @@ from safeeraser.mini import settings as mini
 from safeeraser.model.load import choose_dtype, load_config, load_preprocessor
 from safeeraser.selftest import FAMILIES, SIZES
 from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.job import prepare
 from safeeraser.unlearn.load import dataset_of
 from safeeraser.unlearn.preflight.dry_run import outline, planned_steps

@@ -30,9 +30,9 @@ from safeeraser.model.rounding import ROUNDINGS, round_weights
 from safeeraser.model.vlm import VLM
 from safeeraser.selftest.material import GIB, MODELS, Bench, architecture, estimate, lacks
 from safeeraser.selftest.report import Figure, figure
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.config.trainer_arguments import training_arguments
-from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.job import prepare
 from safeeraser.unlearn.load import load_dataset, load_trained
 from safeeraser.unlearn.run import build_trainer

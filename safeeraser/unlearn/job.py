@@ -13,11 +13,12 @@ from safeeraser.model.load import check_family
 from safeeraser.model.projector import PROJECTORS, stored_as
 from safeeraser.model.stored import adapter_config, check_kind, read_adapter
 from safeeraser.progress import first_process
+from safeeraser.unlearn.config.engine import Engine, check_engine, engine_of
 from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.config.trainer_arguments import Schedule
 from safeeraser.unlearn.data.items import Data, load_data
-from safeeraser.unlearn.data.plan import Schedule, Step, differing, make_plan, read_plan
+from safeeraser.unlearn.data.plan import Step, differing, make_plan, read_plan
 from safeeraser.unlearn.data.views import Item
-from safeeraser.unlearn.engine import Engine, check_engine, engine_of
 from safeeraser.unlearn.hooks.ending import unreachable_bounds
 from safeeraser.unlearn.hooks.mask import items_compared, kept_mask
 from safeeraser.unlearn.hooks.probe import probe_items

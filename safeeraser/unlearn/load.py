@@ -16,11 +16,11 @@ from safeeraser.model.merge import write_model
 from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.projector import modulate, reach_projector
 from safeeraser.model.stored import load_adapter
+from safeeraser.unlearn.config.engine import Engine, share_out_layers
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.batch import Collator, PlanDataset
 from safeeraser.unlearn.data.items import Data, note_spelling
 from safeeraser.unlearn.data.plan import Step
-from safeeraser.unlearn.engine import Engine, share_out_layers
 from safeeraser.unlearn.hooks.mask import Mask, kept_mask, make_mask
 from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.masters import gather

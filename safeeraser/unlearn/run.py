@@ -25,13 +25,13 @@ from safeeraser.errors import Interrupted
 from safeeraser.model.load import load_config
 from safeeraser.model.lora import trained_parameters
 from safeeraser.processes import leave_together
+from safeeraser.unlearn.config.engine import Engine, check_running
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.config.trainer_arguments import check_optimizer, training_arguments
 from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.plan import write_plan
-from safeeraser.unlearn.engine import Engine, check_running
+from safeeraser.unlearn.hook import Hook
 from safeeraser.unlearn.hooks.ending import Guard, Interruption, WeightAverage
-from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.hooks.loop import KeepLogs, MovedProjector, OwnMasks, Progress, SaveAfter
 from safeeraser.unlearn.hooks.mask import Mask, check_holds
 from safeeraser.unlearn.hooks.moved import MovedGradient

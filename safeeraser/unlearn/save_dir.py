@@ -11,9 +11,9 @@ from safeeraser.benchmark.adapters import RUN_FILE, run_of
 from safeeraser.benchmark.files import held, read_json
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.engine import Engine
 
 TRAIN_LOG, PROBE_LOG, MASK_FILE = "train_log.jsonl", "probe.jsonl", "mask.safetensors"
 # Settings that a resumed run may change: none decides the result. `find_origin` compares the bases by weights.

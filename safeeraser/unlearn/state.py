@@ -24,7 +24,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from safeeraser.benchmark.files import read_object, write_json, write_whole
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.hook import Hook
 from safeeraser.unlearn.masters import shared_out, trained_of
 
 STAGING = ".checkpoint-being-written"

@@ -7,10 +7,9 @@ from helpers import MODEL, TRAIN, plan_dataset
 from omegaconf import OmegaConf
 from transformers import TrainerCallback, set_seed
 
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.read import read_settings
-from safeeraser.unlearn.config.trainer_arguments import training_arguments
-from safeeraser.unlearn.data.plan import Schedule
-from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.config.trainer_arguments import Schedule, training_arguments
 from safeeraser.unlearn.load import load_trained
 from safeeraser.unlearn.run import build_trainer
 

@@ -8,8 +8,9 @@ from PIL import Image
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.data.items import load_data
-from safeeraser.unlearn.data.views import VIEWS, build_views
+from safeeraser.unlearn.data.views import build_views
 from safeeraser.unlearn.hooks.probe import probe_items
+from safeeraser.unlearn.objective.method import VIEWS
 
 from .given import settings
 

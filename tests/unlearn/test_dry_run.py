@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from safeeraser.model.load import load_config, load_preprocessor
 from safeeraser.selftest.material import architecture
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.read import read_settings
-from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.preflight.dry_run import outline, planned_steps
 from safeeraser.unlearn.preflight.machine import advice
 from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, held, kept_bytes, memory

@@ -21,7 +21,7 @@ from helpers import MODEL, ROOT, VAL, read_beside, refusal, run, write_json
 
 from safeeraser.errors import BadInput
 from safeeraser.model.load import family_of
-from safeeraser.unlearn.engine import Engine, check_engine, engine_of, share_out_layers
+from safeeraser.unlearn.config.engine import Engine, check_engine, engine_of, share_out_layers
 from safeeraser.unlearn.preflight.machine import check_machine
 
 from .given import refuses, settings

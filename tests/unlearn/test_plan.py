@@ -15,8 +15,9 @@ from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
 from safeeraser.model.load import load_preprocessor
 from safeeraser.processes import tensors
+from safeeraser.unlearn.config.trainer_arguments import Schedule
 from safeeraser.unlearn.data.batch import Collator, PlanDataset
-from safeeraser.unlearn.data.plan import Schedule, Step, make_plan, read_plan, write_plan
+from safeeraser.unlearn.data.plan import Step, make_plan, read_plan, write_plan
 from safeeraser.unlearn.data.views import Item
 from safeeraser.unlearn.job import make_or_read_plan
 

@@ -13,7 +13,7 @@ from invariants.runs import assert_stopped
 from safetensors.torch import load_file, save_file
 
 from safeeraser.benchmark.adapters import run_of
-from safeeraser.unlearn.config.settings import Stop
+from safeeraser.unlearn.config.sections import Stop
 from safeeraser.unlearn.hooks.ending import reason_to_stop
 from safeeraser.unlearn.hooks.probe import measure, probe_items
 from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG

@@ -22,10 +22,9 @@ from transformers import TrainingArguments
 from safeeraser.errors import BadInput
 from safeeraser.model.lora import trained_parameters
 from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.read import read_settings
-from safeeraser.unlearn.config.trainer_arguments import training_arguments, with_checked_trainer
-from safeeraser.unlearn.data.plan import Schedule
-from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.config.trainer_arguments import Schedule, training_arguments, with_checked_trainer
 
 from .built import built
 from .given import page, refuses, settings

@@ -1,11 +1,10 @@
 """The keys of config/forget_lora.yaml with their types and bounds; `read` checks a composed config against them."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from peft import LoraConfig
-from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 from transformers import SchedulerType
 
 from safeeraser.benchmark.family import Family
@@ -13,77 +12,9 @@ from safeeraser.benchmark.pages import Keys, one_as_list, one_of
 from safeeraser.errors import nearest
 from safeeraser.model.lora import lora_config
 from safeeraser.model.projector import PROJECTORS, Way
-from safeeraser.unlearn.data.views import VIEWS, DataSource
-from safeeraser.unlearn.objective.method import TERMS, Dual, Method, Ramp, Recipe, or_moving
+from safeeraser.unlearn.config.sections import Compared, DataSource, Lora, Probe, Stop
+from safeeraser.unlearn.objective.method import TERMS, VIEWS, Dual, Method, Ramp, Recipe, or_moving
 from safeeraser.unlearn.objective.step import AnyStep
-
-
-class Lora(Keys):
-    """The adapter: rank `r`, scaled by alpha / r, or by alpha / sqrt(r) with `use_rslora`. It sits on the layers
-    `targets`; None means the layers that the model family names."""
-
-    r: int = Field(ge=1)
-    alpha: float = Field(gt=0)
-    dropout: float = Field(ge=0, lt=1)
-    targets: tuple[str, ...] | None = Field(min_length=1)
-    use_rslora: bool
-    use_dora: bool
-    init_lora_weights: bool | str
-
-    @field_validator("init_lora_weights")
-    @classmethod
-    def _leaves_the_base_as_it_is(cls, value: bool | str) -> bool | str:
-        if isinstance(value, str) and value not in ("gaussian", "orthogonal"):
-            raise ValueError(
-                "must be true, false, gaussian or orthogonal; the others change the base model, which is the "
-                "reference, or ask for data"
-            )
-        return value
-
-
-class Stop(Keys):
-    """Bounds that end a run (hooks/ending.py)."""
-
-    not_finite: bool
-    forget_loss: float | None
-    retain_loss: float | None
-
-
-class Compared(Keys):
-    """The gradient mask: which of LoRA's weights are trained (hooks/mask.py)."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    top: float = Field(0.5, gt=0, le=1)
-    from_: Annotated[str, one_of("view", VIEWS)] = Field("forget", alias="from")
-    against: Annotated[str, one_of("view", VIEWS)] = "retain"
-    items: int = Field(32, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_keys(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping | Compared):
-            raise ValueError("must be null, or have keys: {top: 0.5}; with {} all are the defaults")
-        return value
-
-    @model_validator(mode="after")
-    def _two_views(self) -> "Compared":
-        if self.from_ == self.against:
-            raise ValueError(f"compares the views `from` and `against`, and both are {self.against}")
-        return self
-
-    @property
-    def views(self) -> list[str]:
-        """Both views, in the order of `VIEWS`."""
-        return [view for view in VIEWS if view in (self.from_, self.against)]
-
-
-class Probe(Keys):
-    """The questions of the probes, and the length of responses (hooks/probe.py)."""
-
-    data_path: Path
-    prompts: int = Field(ge=1)
-    max_new_tokens: int = Field(ge=1)
 
 
 class Settings(Keys):

@@ -1,5 +1,6 @@
 """The arguments of transformers' Trainer, from the settings, the machine, and the key `trainer:` for the rest."""
 
+from dataclasses import dataclass
 from math import ceil
 from typing import Any, get_type_hints
 
@@ -9,9 +10,8 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from safeeraser.errors import BadInput, nearest
 from safeeraser.model.load import choose_dtype
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.data.plan import Schedule
-from safeeraser.unlearn.engine import Engine
 
 ENGINE = "the engine's file (ACCELERATE_CONFIG)"
 # Arguments that a key of this project sets under another name. Arguments of the same name need no entry.
@@ -47,6 +47,25 @@ local_rank logging_first_step logging_strategy metric_for_best_model neftune_noi
 prediction_loss_only enable_jit_checkpoint restore_callback_states_from_checkpoint save_only_model use_cache
 use_liger_kernel
 """
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run's optimizer steps, its warm-up steps among them, and the number of items left out at the plan's end."""
+
+    steps: int
+    warmup: int
+    left_out: int = 0
+
+    @classmethod
+    def of(
+        cls, items: int, *, batch_size: int, accumulation: int, processes: int, warmup_ratio: float = 0.0
+    ) -> "Schedule":
+        """The schedule of a plan of `items`. Rounds that do not fill an optimizer step make a smaller last step."""
+        left_out = items % (batch_size * processes) if processes > 1 else 0
+        rounds = ceil((items - left_out) / (batch_size * processes))
+        steps = ceil(rounds / accumulation)
+        return cls(steps, round(warmup_ratio * steps), left_out)
 
 
 def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:

@@ -16,9 +16,10 @@ from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.turns import Row, Shown, Turn
 from safeeraser.processes import hand_over
 from safeeraser.unlearn.data.plan import Step
-from safeeraser.unlearn.data.views import VIEWS, Item
+from safeeraser.unlearn.data.views import Item
+from safeeraser.unlearn.objective.batch import Batch, Reads, Reference
 from safeeraser.unlearn.objective.losses import LOSSES
-from safeeraser.unlearn.objective.method import Method, Recipe
+from safeeraser.unlearn.objective.method import VIEWS, Method, Recipe
 
 # Bytes of prepared pictures that each worker keeps: 12 of 336 pixels, or all the small ones of the mini benchmark. With
 # 3,000 records in the file's order, a record's items follow each other. Two workers then find 17% of all pictures
@@ -108,60 +109,6 @@ class PlanDataset(Dataset):
         while sum(tensor.nbytes for each in self._kept.values() for tensor in each.inputs.values()) > PICTURES_KEPT:
             del self._kept[next(iter(self._kept))]
         return shown
-
-
-class Reads(NamedTuple):
-    """The N positions of a batch where some term reads logits, or one layer's states. Each run has the same readers.
-
-    Attributes:
-        places: (N,), the positions, numbered as if the rows, padded to L tokens, were laid end to end.
-        targets: (N,), the token that each position should predict.
-        item: (N,), the number of the batch's item that each position belongs to.
-        runs: the length of each run, in the order of `places`.
-        takes: for each term, the numbers of the runs that it reads.
-    """
-
-    places: Tensor
-    targets: Tensor
-    item: Tensor
-    runs: list[int]
-    takes: dict[str, list[int]]
-
-    def split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Split the values of all positions, (N, ...), into runs."""
-        return values.split(self.runs)
-
-    def of(self, term: str, runs: Sequence[Tensor]) -> Tensor:
-        """The values at the positions that a term reads, from values that `split` has split."""
-        taken = [runs[number] for number in self.takes[term]]
-        # A single run is returned as it is: joining would copy it, and its gradient.
-        return taken[0] if len(taken) == 1 else torch.cat(taken)
-
-
-class Reference(NamedTuple):
-    """The positions that a term reads from the untouched model. `entries` are the indices of the term's rows in each of
-    a batch's inputs. `places` are the positions, numbered as if only the term's rows were laid end to end."""
-
-    entries: dict[str, Tensor]
-    places: Tensor
-
-
-class Batch(NamedTuple):
-    """The rows of a micro-step's items, padded on the right to L tokens, and the positions that each term reads.
-
-    Attributes:
-        inputs: the model's inputs, pictures in the model's dtype.
-        items: the number of items.
-        reads: the positions by layer of the language model; None: the positions of logits.
-        view: for each term whose loss distinguishes its views, the number of each position's view among them.
-        reference: for each term that compares with the untouched model, the positions that it reads there.
-    """
-
-    inputs: dict[str, Tensor]
-    items: int
-    reads: dict[int | None, Reads]
-    view: dict[str, Tensor]
-    reference: dict[str, Reference]
 
 
 class Collator:

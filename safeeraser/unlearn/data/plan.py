@@ -6,9 +6,7 @@ in rounds of one micro-step each. Items at the plan's end that do not fill a rou
 the round with the plan's first items.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +34,6 @@ class Step(BaseModel):
     def index(self, view: str) -> int:
         """The index into a view that is read."""
         return getattr(self, view)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A run's optimizer steps, its warm-up steps among them, and the number of items left out at the plan's end."""
-
-    steps: int
-    warmup: int
-    left_out: int = 0
-
-    @classmethod
-    def of(
-        cls, items: int, *, batch_size: int, accumulation: int, processes: int, warmup_ratio: float = 0.0
-    ) -> "Schedule":
-        """The schedule of a plan of `items`. Rounds that do not fill an optimizer step make a smaller last step."""
-        left_out = items % (batch_size * processes) if processes > 1 else 0
-        rounds = math.ceil((items - left_out) / (batch_size * processes))
-        steps = math.ceil(rounds / accumulation)
-        return cls(steps, round(warmup_ratio * steps), left_out)
 
 
 def make_plan(sizes: Mapping[str, int], *, epochs: int, seed: int, recipe: Recipe) -> list[Step]:

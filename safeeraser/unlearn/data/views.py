@@ -5,52 +5,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-from pydantic import BeforeValidator, Field, field_validator
-
-from safeeraser.benchmark.pages import Keys, one_as_list, one_of
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import DataFile, Record, keys_like, read_raw
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.config.sections import DataSource, ViewSource
 
 log = logging.getLogger(__name__)
-
-# forget: harmful picture, harmful question, the vanilla model's answer
-# retain: harmful picture, harmless question, the sentence that answers it
-# decoupled: benign picture, the same harmful question, the normal answer
-# refusal: harmful picture, harmful question, a refusal drawn from prompt.json
-VIEWS = ("forget", "retain", "decoupled", "refusal")
-
-
-class ViewSource(Keys):
-    """Where a view's conversations are in a data file; config/data/ says what each key means."""
-
-    image: Annotated[Annotated[list[str], Field(min_length=1)] | None, BeforeValidator(one_as_list)]
-    question: str
-    answer: str | None = None
-    pairs: str | None = None
-    where: dict[str, Any] | None = None
-    file: str | None = None
-
-
-class DataSource(Keys):
-    """A data adapter: where the views of one kind of data file come from."""
-
-    name: str
-    views: Annotated[dict[str, ViewSource], one_of("view", VIEWS)]
-
-    @field_validator("views")
-    @classmethod
-    def _views(cls, views: dict[str, ViewSource]) -> dict[str, ViewSource]:
-        for name, view in views.items():
-            if view.answer is None and name != "refusal":
-                raise ValueError(f"view '{name}' names no answer")
-        return views
-
-    def file_of(self, view: str, data_path: Path) -> Path:
-        """The data file that a view is read from."""
-        return data_path.parent / (self.views[view].file or data_path.name)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Hooks (`hook.py`): the parts of a run besides its loss, such as stopping and probes. `unlearn/run.py` lists them."""
+"""Hooks (`unlearn/hook.py`): the parts of a run besides its loss, such as stopping and probes. `unlearn/run.py` lists them."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from safeeraser.unlearn.config.settings import Stop
-from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.config.sections import Stop
+from safeeraser.unlearn.hook import Hook
 from safeeraser.unlearn.masters import Copies, copies, take_up, trained_of
 from safeeraser.unlearn.objective.losses import LOSSES
 from safeeraser.unlearn.objective.method import Method, Term

@@ -10,7 +10,7 @@ from transformers import ProgressCallback
 
 from safeeraser.benchmark.files import keep_json_lines
 from safeeraser.model.projector import moved_by
-from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.hook import Hook
 from safeeraser.unlearn.hooks.moved import seed_of
 from safeeraser.unlearn.save_dir import PROBE_LOG, TRAIN_LOG
 

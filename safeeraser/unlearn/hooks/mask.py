@@ -33,11 +33,12 @@ from safeeraser.model.load import choose_dtype
 from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.states import logits_and_states
 from safeeraser.model.turns import Row
-from safeeraser.unlearn.config.settings import Compared, Settings
+from safeeraser.unlearn.config.sections import Compared
+from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.items import evenly_spaced
 from safeeraser.unlearn.data.plan import Step
-from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.hook import Hook
 from safeeraser.unlearn.objective.divergence import divergence
 from safeeraser.unlearn.save_dir import MASK_FILE
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.hook import Hook
 from safeeraser.unlearn.masters import moved, trained_of
 from safeeraser.unlearn.objective.objective import Objective, Weights
 from safeeraser.unlearn.objective.step import Step

@@ -18,8 +18,8 @@ from safeeraser.model.vlm import VLM
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.items import evenly_spaced, sound_items
 from safeeraser.unlearn.data.views import Item, build_views
+from safeeraser.unlearn.hook import Hook
 from safeeraser.unlearn.hooks.ending import Interruption
-from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.masters import shared_out_again
 from safeeraser.unlearn.save_dir import PROBE_LOG
 

@@ -18,9 +18,13 @@ from torch import Tensor, nn
 
 from safeeraser.benchmark.pages import Keys, one_of
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.data.views import VIEWS
 from safeeraser.unlearn.objective.losses import LOSSES
 
+# forget: harmful picture, harmful question, the vanilla model's answer
+# retain: harmful picture, harmless question, the sentence that answers it
+# decoupled: benign picture, the same harmful question, the normal answer
+# refusal: harmful picture, harmful question, a refusal drawn from prompt.json
+VIEWS = ("forget", "retain", "decoupled", "refusal")
 # The terms of the shipped methods. A recipe may set a weight for each, even if a method has only some of the terms.
 TERMS = ("forget", "retain", "kl", "preference", "decoupled")
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from safeeraser.benchmark.family import Family
 from safeeraser.model.states import logits_and_states
-from safeeraser.unlearn.data.batch import Batch
-from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.hook import Hook
+from safeeraser.unlearn.objective.batch import Batch
 from safeeraser.unlearn.objective.divergence import divergence
 from safeeraser.unlearn.objective.losses import LOSSES, Positions
 from safeeraser.unlearn.objective.method import Dual, Method, Ramp

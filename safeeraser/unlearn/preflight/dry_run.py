@@ -18,10 +18,10 @@ from safeeraser.errors import BadInput
 from safeeraser.model.load import choose_dtype, load_config
 from safeeraser.model.stored import check_adapter, read_adapter
 from safeeraser.model.turns import Row
+from safeeraser.unlearn.config.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.plan import Step
-from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.job import Job, without_effect
 from safeeraser.unlearn.load import collator, dataset_of, equip, load_dataset, reparametrize
 from safeeraser.unlearn.objective.method import Method

@@ -19,9 +19,9 @@ from transformers import TrainingArguments
 from safeeraser.benchmark.files import CONFIG
 from safeeraser.errors import BadInput
 from safeeraser.processes import ROOM, check_gpu, tensors
+from safeeraser.unlearn.config.engine import Engine, check_engine, engine_of_file
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.batch import Collator, PlanDataset
-from safeeraser.unlearn.engine import Engine, check_engine, engine_of_file
 from safeeraser.unlearn.preflight.memory import Part
 
 SHARED = Path("/dev/shm")  # loading processes hand batches over in it; a container has 64 MB by default

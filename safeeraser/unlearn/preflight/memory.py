@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from safeeraser.model.states import up_to
 from safeeraser.model.vision import look
 from safeeraser.model.vlm import logits
+from safeeraser.unlearn.config.engine import Engine
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.hooks.ending import Guard
 from safeeraser.unlearn.objective.divergence import CHUNK
 from safeeraser.unlearn.objective.losses import LOSSES
