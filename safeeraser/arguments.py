@@ -15,7 +15,8 @@ from safeeraser.errors import BadInput, nearest
 
 
 class Arguments(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises `BadInput`. It never repeats stray words or the value of an unknown option."""
+    """An `ArgumentParser` that raises `BadInput`. It repeats no stray words, no value of an unknown
+    option, and none in place of a number: each could be a key."""
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -63,7 +64,8 @@ class Arguments(argparse.ArgumentParser):
                 raise BadInput(f"unknown option '{option}'; {nearest(meant, known)}")
 
     def error(self, message: str) -> NoReturn:
-        """Raise `BadInput` with argparse's message; argparse itself would print its usage."""
+        """Raise `BadInput` with argparse's message; argparse itself would print its usage, and repeat a wrong value."""
+        message = re.sub(r"(invalid \w+ value): .*", r"\1", message)
         raise BadInput(f"{message} (see --help)")
 
 

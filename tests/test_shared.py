@@ -17,9 +17,9 @@ REFUSED = read_beside(__file__, "shared.yaml")
 WORDS = ["--file", "a b", "--views=retain, forget,retain", "--batch", "auto", "--size=2", "--share", "0.5", "--greedy"]
 WORDS += ["--body", '{"a": [1]}', "--judge", "truth"]
 READ = {"file": Path("a b"), "views": ("retain", "forget"), "batch": None, "size": 2, "share": 0.5, "greedy": True}
-READ |= {"body": {"a": [1]}, "judge": "truth"}
+READ |= {"body": {"a": [1]}, "judge": "truth", "rate": None}
 PLAIN = {"file": Path("x"), "views": None, "batch": 1, "size": 3, "share": None, "greedy": False, "body": None}
-PLAIN |= {"judge": "rules"}
+PLAIN |= {"judge": "rules", "rate": None}
 
 
 def parser():
@@ -31,6 +31,7 @@ def parser():
     made.add_argument("--share", type=arguments.share)
     made.add_argument("--body", type=arguments.json_object)
     made.add_argument("--judge", type=arguments.one_of("judge", ("rules", "truth")), default="rules")
+    made.add_argument("--rate", type=float)
     made.add_argument("--greedy", action="store_true")
     return made
 
