@@ -3,7 +3,7 @@
   python scripts/mini_tables.py                                        writes all tables again
   python scripts/mini_tables.py docs/results/mini_small_audit.csv RESULTS    first makes that file from a folder of runs
 
-mini.csv, mini_methods.csv, mini_newer.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's
+mini_methods.csv, mini_newer.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's
 table.csv. *_audit.csv (after scripts/audit.bash) and *_language.csv are made from the runs in RESULTS. *_settings.csv
 is made from one folder of runs for each rate, RESULTS/*/; the run that the rule chooses is printed.
 """
@@ -28,7 +28,6 @@ RESULTS = ROOT / "docs" / "results"  # the CSV files
 TINY, SMALL = RESULTS / "mini.md", RESULTS / "mini-small.md"
 # Which page has the tables of which file. The corner of a report's table distinguishes the tables of one page.
 PAGES = (
-    ("mini", TINY, "method of the paper"),
     ("mini_methods", TINY, "other method"),
     ("mini_newer", TINY, "newer method"),
     ("mini_small", SMALL, "method of the paper"),
