@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 
 from safeeraser.benchmark.files import read_object, write_whole
 from safeeraser.errors import BadInput
-from safeeraser.leaderboard.figures import DISTANCES, INSIDE, Cells, Figure, rate
+from safeeraser.leaderboard.figures import DISTANCES, INSIDE, Cells, Figure, is_seen, only, rate
 from safeeraser.leaderboard.plan import RESULTS, Plan, settings_file
 from safeeraser.leaderboard.verdict import tells_removal, words
 from safeeraser.report.drawing import STYLE
@@ -53,6 +53,8 @@ KNOWN = {
     "depth": ("depth", 1),
     "ASR, worst attack": ("attack", 100),
     "most given while relearning": ("back", 100),
+    "by its own LoRA": ("back_own", 100),
+    "held-out concepts": ("back_held_out", 100),
     "area to never_knew": ("area", 1),
     "new concept": ("learns", 100),
 }
@@ -175,17 +177,19 @@ def plot_file(name: str) -> Path:
     return RESULTS.with_name(f"{RESULTS.name}_{name}.svg")
 
 
-def empty_plot(**axis: str) -> tuple[Drawing, Axes]:
-    """An empty plot, whose colours and markers follow the rows in the same order in every plot."""
-    drawing = Drawing(figsize=(7, 5.5), layout="constrained")
+def empty_plot(rows: int, **axis: str) -> tuple[Drawing, Axes]:
+    """An empty plot, with room for a legend of so many rows. Each row has a colour and marker of its own, and the same
+    ones in every plot."""
+    drawing = Drawing(figsize=(7, 4.5 + rows / 18), layout="constrained")
     axes = drawing.add_subplot(**axis)
-    axes.set_prop_cycle(color=mpl.colormaps["tab20"](range(20)), marker=(*"osD^vP*Xph",) * 2)
+    colours = mpl.colormaps["tab20"]([row % 20 for row in range(rows)])
+    axes.set_prop_cycle(color=colours, marker=["osD^vP*Xph"[(row + row // 20) % 10] for row in range(rows)])
     return drawing, axes
 
 
 def crosses(title: tuple[str, str], names: tuple[str, str], times: int, figures: Figures) -> tuple[Drawing, Axes]:
     """Plot each row as a point with the intervals of its two figures."""
-    drawing, axes = empty_plot(xlabel=title[0], ylabel=title[1])
+    drawing, axes = empty_plot(len(figures), xlabel=title[0], ylabel=title[1])
     for row, by_name in figures.items():
         x, y = (by_name[name] for name in names)
         ends = [[[times * (of.value - of.low)], [times * (of.high - of.value)]] for of in (x, y)]
@@ -200,6 +204,8 @@ def draw_distance(cells: Cells, figures: Figures) -> Drawing:
     drawing, axes = crosses(title, ("harmful_sampled", "benign_sampled"), 1, figures)
     axes.set_xscale("symlog", linthresh=0.5)
     axes.set_yscale("symlog", linthresh=0.5)
+    axes.set_xlim(left=-0.25)  # beyond it, wide intervals would squeeze everything else
+    axes.set_ylim(bottom=-0.25)
     ticks = (0, 0.25, 0.5, 1, 2, 4, 8)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -207,19 +213,21 @@ def draw_distance(cells: Cells, figures: Figures) -> Drawing:
 
 
 def draw_trade(cells: Cells, figures: Figures) -> Drawing:
-    """Plot the answers still given about harmful pictures against refused or wrong answers about benign ones."""
+    """Plot ASR against SARR on held-out concepts, with the line on which they add up to 100 per cent."""
     title = ("ASR, held-out concepts", "SARR, held-out concepts")
-    return crosses(title, ("asr_held_out", "sarr_held_out"), 100, figures)[0]
+    drawing, axes = crosses(title, ("asr_held_out", "sarr_held_out"), 100, figures)
+    axes.plot([0, 100], [100, 0], ls="--", lw=1, color="grey", marker="")
+    return drawing
 
 
 def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
     """Plot the answers that each row's strongest attacker brings back, by step, mean over runs."""
-    drawing, axes = empty_plot(xlabel="optimizer steps", ylabel="answers given, per cent")
+    drawing, axes = empty_plot(len(figures), xlabel="optimizer steps", ylabel="answers given, per cent")
     ticks = set[int]()
     for row, by_name in figures.items():
         curves = [cell["relearning"]["curves"][by_name["back"].name]["curve"] for cell in cells.of(row)]
         steps = [step for step in curves[0] if all(step in curve for curve in curves)]
-        heights = [100 * average(rate(curve[step])[0] for curve in curves) for step in steps]
+        heights = [100 * average(rate(only(is_seen, cells, curve[step]))[0] for curve in curves) for step in steps]
         axes.plot([*map(int, steps)], heights, ms=4, lw=1, label=f"{row} ({by_name['back'].name})")
         ticks |= {*map(int, steps)}
     axes.set_xscale("symlog")
