@@ -135,7 +135,7 @@ def _headline(rows: list[Row], conditions: list[Condition]) -> str:
         worst = max(conditions[1:], key=lambda condition: condition.figure(rows).sort_key)
         text += f", and {spell(worst.figure(rows))} where it was highest, {worst.sentence}"
         if (never := worst.figure(rows, "never_knew")).value is not None:
-            text += f", as a model that never knew has {spell(never)}"
+            text += f", where a model that never knew has {spell(never)}"
     return f"{text}; the untouched model's is {spell(conditions[0].figure(rows, 'vanilla'))}."
 
 
