@@ -15,8 +15,8 @@ from safeeraser.errors import BadInput, nearest
 
 
 class Arguments(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises `BadInput`. It repeats no stray words, no value of an unknown
-    option, and none in place of a number: each could be a key."""
+    """An `ArgumentParser` that raises `BadInput`. It repeats no stray words, no value of an unknown option, and
+    none in place of a number: each could be a key."""
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)

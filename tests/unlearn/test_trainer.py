@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.model.load import load_model
+from safeeraser.model.lora import adapter_parameters
 from safeeraser.model.states import language_layers
 from safeeraser.unlearn.objective.losses import control_vector
 
@@ -119,3 +120,5 @@ def test_the_reference_is_the_model_before_anything_is_trained(tmp_path):
     trainer = built(tmp_path, "kl", ONE, noise=0)
     assert trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))
     assert trainer.losses.means["kl"] == 0
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained == adapter_parameters(trainer.model).keys(), "which PEFT switches off for the reference"
