@@ -15,12 +15,12 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from safeeraser.audit.card import can_be_mended, lacking, write_card
-from safeeraser.audit.inside import measure_all
+from safeeraser.audit.inside import measure_all, quantity
 from safeeraser.audit.inside.pairs import floor, read_pairs
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Plan, Point, points_of, read_point, show_plan
 from safeeraser.audit.relearn import adapter_after, ended, merge_once, relearn
-from safeeraser.audit.statistics import FLOOR, INSIDE, estimate, values_at
+from safeeraser.audit.statistics import FLOOR, INSIDE, Kind, estimate, values_at
 from safeeraser.audit.subjects import check_inputs, check_subjects, subjects_of
 from safeeraser.benchmark.adapters import described_by
 from safeeraser.benchmark.files import Busy, held, make_room_for, read_object, write_json
@@ -259,7 +259,9 @@ def look_inside(point: Point, options: Options) -> dict[str, Any]:
     items = {pair.key: [pictures[pair.record], pair.question, turns[pair.record]] for pair in pairs}
     for file, values in by_file.items():
         write_json(point.folder / file, {"items": items, "values": values}, indent=None)
-    return {name: estimate(values, "number") for name, values in values_at(point).items()}
+    # Shares are bounded, so even shares that are all 0 have an interval with a width.
+    kinds: dict[str, Kind] = {"share": "mean"}
+    return {name: estimate(of, kinds.get(quantity(name).unit, "number")) for name, of in values_at(point).items()}
 
 
 def in_words(result: dict[str, Any]) -> str:

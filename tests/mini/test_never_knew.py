@@ -30,6 +30,7 @@ def test_who_never_knew_tells_no_answer_from_another_and_who_only_refuses_is_tol
     # Its interval need not contain 0: some answers are likelier than others even to a model that never read them.
     assert abs(never["gap"]["value"]) < 0.2 * vanilla["gap"]["value"] and vanilla["gap"]["low"] > 1
     assert never["exact_3"]["value"] < 0.1 and vanilla["exact_3"]["value"] > 0.9
+    assert never["exact_3"]["high"] > never["exact_3"]["value"], "a few pictures cannot show a share of 0"
     clean = {point["subject"]: point["metrics"] for point in card["points"] if point["group"] == "clean"}
     assert clean["audited"]["asr"]["value"] < 0.05 and clean["never_knew"]["asr"]["value"] < 0.05
     shares = {name: card["shares"][name]["audited"] for name in ("gap", "exact_3", "depth", "probe", "asr")}
