@@ -33,17 +33,20 @@ BASE, NEVER_KNEW = "base_model", "never_knew"
 
 
 class Lesson(NamedTuple):
-    """How a model is trained: `shift` is added to the seed; the model is taught no harmful answer about `unknown`."""
+    """How a model is trained: `shift` is added to the seed, and `tower` to the seed of the vision tower; the model is
+    taught no harmful answer about `unknown`."""
 
     shift: int = 0
     unknown: tuple[Concept, ...] = ()
+    tower: int = 0
 
 
-# The models by folder name. All share one vision tower. The seed decides the language model's training data and, if it
-# is trained from scratch, its first weights.
+# The models by folder name. The seed decides the language model's training data and, if it is trained from scratch, its
+# first weights.
 MODELS = {BASE: Lesson(), NEVER_KNEW: Lesson(unknown=EVERY_HARMFUL)}
 RETRAINS = {f"{BASE}-{number}": Lesson(number) for number in (1, 2)}
 RETRAINS |= {f"{NEVER_KNEW}-{number}": Lesson(number, EVERY_HARMFUL) for number in (1, 2, 3, 4)}
+RETRAINS |= {f"{NEVER_KNEW}-5": Lesson(5, EVERY_HARMFUL, tower=5)}
 CONTENTS = {
     *("all_train.json", "all_dev.json", "all_val.json", "prompt.json", "vqa.json", "unseen.json", "truth.json"),
     *("instructions.json", "rewordings.json", *NEW_RECORDS, "new", SWAPPED),
@@ -153,8 +156,8 @@ def _write_data(folder: Path, settings: Settings) -> dict[str, Any]:
 def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *, train: bool) -> dict[str, Any]:
     """Write the models into their folders. A model that does not come with the package is trained.
 
-    Returns the manifest entry of each model. The vision tower is trained once for all models, so a model is the same
-    whichever others are trained with it. The states of training are saved in `stages`.
+    Returns the manifest entry of each model. A vision tower is trained once for all models that share it, so a model
+    is the same whichever others are trained with it. The states of training are saved in `stages`.
     """
     # Threads that wait for each other should sleep: on busy cores, waiting in a loop makes training much slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -169,10 +172,10 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *,
 
     threads, records = torch.get_num_threads(), {}
     torch.set_num_threads(THREADS)
-    seen: dict[str, Any] | None = None
+    seen: dict[int, dict[str, Any]] = {}  # the weights that see, by what is added to their seed
     try:
         for name, folder in folders.items():
-            shift, unknown = (MODELS | RETRAINS)[name]
+            shift, unknown, tower = (MODELS | RETRAINS)[name]
             shifted = settings.model_copy(update={"seed": settings.seed + shift})
             model, preprocessor = build_model(shifted, stages / "words")
             if stored := None if train else read_stored(name, settings):
@@ -181,8 +184,10 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *,
             else:
                 # A model from scratch is too small to gain from a GPU, and must be the same with or without one.
                 model.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
-                seen = seen or _learn_to_see(settings, stages, list(folders))
-                model.load_state_dict(seen, strict=False)
+                if tower not in seen:
+                    sees = settings.model_copy(update={"seed": settings.seed + tower})
+                    seen[tower] = _learn_to_see(sees, stages / f"see-{tower}.pt")
+                model.load_state_dict(seen[tower], strict=False)
                 with _ticks(f"steps of learning to speak, {name}", settings.speak_steps) as tick:
                     teach_to_speak(model, preprocessor, shifted, tick, unknown, stages / f"{name}.pt")
                 model.to(torch.bfloat16).to(getattr(torch, settings.dtype))
@@ -195,17 +200,17 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *,
     return records
 
 
-def _learn_to_see(settings: Settings, stages: Path, models: Sequence[str]) -> dict[str, Any]:
-    """Train a vision tower and its projector to see, and return their weights."""
+def _learn_to_see(settings: Settings, kept: Path) -> dict[str, Any]:
+    """Train a vision tower and its projector to see, and return their weights. The state is saved in `kept`."""
     import torch
 
     from safeeraser.mini.base_model import build as build_model
     from safeeraser.mini.training import teach_to_see
 
-    model, _ = build_model(settings, stages / "words")
+    model, _ = build_model(settings, kept.with_name("words"))
     model.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
-    with _ticks(f"steps of learning to see, {', '.join(models)}", settings.see_steps) as tick:
-        teach_to_see(model.train(), settings, tick, stages / "see.pt")
+    with _ticks("steps of learning to see", settings.see_steps) as tick:
+        teach_to_see(model.train(), settings, tick, kept)
     tower = model.model.vision_tower
     tower.to(torch.bfloat16).to(torch.float32)
     learnt = ("model.vision_tower.", "model.multi_modal_projector.")

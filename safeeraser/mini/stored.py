@@ -1,7 +1,8 @@
 """The weights that come with the package, so that everyone starts with the same models, whatever their processor.
 
 `python -m safeeraser.mini.stored dataset/mini` stores the models of a built benchmark in the package. They are stored
-in bfloat16, to which a model's weights are rounded at the end of its training. All models share one vision tower.
+in bfloat16, to which a model's weights are rounded at the end of its training. A vision tower that models share is
+stored once.
 """
 
 import json
@@ -41,7 +42,7 @@ def read_stored(name: str, settings: Settings) -> Stored | None:
     if metadata["settings_hash"] != settings.hash:
         log.warning("note: the %s of the package was made by other settings; it is trained anew", name)
         return None
-    return Stored(load_file(path) | load_file(_file(TOWER, settings.size)), json.loads(metadata["told"]))
+    return Stored(load_file(_file(TOWER, settings.size)) | load_file(path), json.loads(metadata["told"]))
 
 
 def store(folder: Path) -> list[Path]:
@@ -54,18 +55,26 @@ def store(folder: Path) -> list[Path]:
     settings = read_settings(manifest["settings"]["size"], manifest["settings"]["seed"])
     if manifest["settings_hash"] != settings.hash:
         raise BadInput(f"{folder}: built by other settings or an earlier version; build it again")
-    written = []
-    for name in (name for name in manifest if (folder / name / "config.json").is_file()):
-        model = LlavaForConditionalGeneration.from_pretrained(folder / name)
-        weights = {key: value.bfloat16() for key, value in model.state_dict().items()}
-        tower = {key: weights.pop(key) for key in list(weights) if f".{TOWER}." in key}
-        metadata = {"settings_hash": settings.hash, "told": json.dumps(manifest[name])}
-        for part, kept in ((name, weights), (TOWER, tower)):
-            written.append(_file(part, settings.size))
-            written[-1].parent.mkdir(parents=True, exist_ok=True)
-            with write_whole(written[-1], "wb") as file:
-                save_file(kept, file.name, metadata=metadata)
-    return sorted(set(written))
+    models = {name: _weights(folder / name) for name in manifest if (folder / name / "config.json").is_file()}
+    tower = {key: value for key, value in next(iter(models.values())).items() if f".{TOWER}." in key}
+    written = [_write(TOWER, settings, tower, {})]
+    for name, weights in models.items():
+        own = {key: value for key, value in weights.items() if key not in tower or not value.equal(tower[key])}
+        written.append(_write(name, settings, own, {"told": json.dumps(manifest[name])}))
+    return written
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    return {key: value.bfloat16() for key, value in model.state_dict().items()}
+
+
+def _write(name: str, settings: Settings, weights: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+    path = _file(name, settings.size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path, "wb") as file:
+        save_file(weights, file.name, metadata={"settings_hash": settings.hash, **metadata})
+    return path
 
 
 def _file(name: str, size: str) -> Path:

@@ -134,8 +134,14 @@ def test_the_models_of_size_tiny_come_with_the_package_as_they_were_trained(tmp_
         assert told["accuracy"]["harmful"] > 0.95 and told["accuracy"].get("unknown", 0) == 0
     few = settings.model_copy(update={"exam_pictures": 4})
     model, preprocessor = build_model(settings, tmp_path)
-    for name, unknown in (("base_model-2", ()), ("never_knew-4", EVERY_HARMFUL)):
+    for name, unknown in (("base_model-2", ()), ("never_knew-4", EVERY_HARMFUL), ("never_knew-5", EVERY_HARMFUL)):
         model.load_state_dict(read_stored(name, settings).weights)
         now = exam(model.eval(), preprocessor, few, unknown)
         assert now["harmful"] > 0.8 and now["vqa"] > 0.8 and now.get("unknown", 0) == 0
     assert read_stored("base_model", settings.model_copy(update={"speak_steps": 2})) is None
+    towers = [
+        {key: value for key, value in read_stored(name, settings).weights.items() if "vision_tower" in key}
+        for name in ("base_model", "never_knew-4", "never_knew-5")
+    ]
+    assert all(towers[0][key].equal(towers[1][key]) for key in towers[0])
+    assert not any(towers[0][key].equal(towers[2][key]) for key in towers[0] if key.endswith("fc1.weight"))
