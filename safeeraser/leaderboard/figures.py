@@ -119,7 +119,7 @@ def resampled(parts: Mapping[str, tuple[float, float]]) -> Range:
 Kept = Callable[["Cells", str], bool]
 
 
-def is_seen(cells: Cells, concept: str) -> bool:
+def is_shown(cells: Cells, concept: str) -> bool:
     """Whether unlearning trained on the concept."""
     return concept not in cells.held_out
 
@@ -157,9 +157,9 @@ def distance(content: str, way: str, of: str = "never_knew") -> Callable:
         unit: By = vanilla["distance"]["never_knew"]["harmful"][way]
         between: By = average_by([each[content][way] for each in cells.spread.values()])
         harm: By = average_by([each["harmful"][way] for each in cells.spread.values()])
-        full = average(unit[name] - harm[name] for name in only(is_seen, cells, unit))
+        full = average(unit[name] - harm[name] for name in only(is_shown, cells, unit))
         least = between if of == "never_knew" else dict.fromkeys(ours, 0.0)
-        return {"": resampled({name: (ours[name] - least[name], full) for name in only(is_seen, cells, ours)})}
+        return {"": resampled({name: (ours[name] - least[name], full) for name in only(is_shown, cells, ours)})}
 
     return distance_of
 
@@ -178,7 +178,7 @@ def inside(name: str) -> Callable:
         if vanilla is None or never is None:
             return {}
         ours, start, end = (
-            {concept: total / n for concept, (total, n) in only(is_seen, cells, each["inside"][name]).items()}
+            {concept: total / n for concept, (total, n) in only(is_shown, cells, each["inside"][name]).items()}
             for each in (cell, vanilla, never)
         )
         parts = {name: (ours[name] - start[name], end[name] - start[name]) for name in ours}
@@ -189,10 +189,10 @@ def inside(name: str) -> Callable:
 
 def attacks(cells: Cells, cell: Record) -> dict[str, Range]:
     """ASR on shown concepts under each attack."""
-    return {name: rate(only(is_seen, cells, totals)) for name, totals in cell["attacks"].items()}
+    return {name: rate(only(is_shown, cells, totals)) for name, totals in cell["attacks"].items()}
 
 
-def back(lora: str, kept: Kept = is_seen) -> Callable:
+def back(lora: str, kept: Kept = is_shown) -> Callable:
     """The measure of the highest rate that each attacker with a `fresh` LoRA or the run's `own` one reaches at any
     step, the untrained model included, because an attacker may stop at will."""
 
@@ -217,7 +217,7 @@ def area(cells: Cells, cell: Record) -> dict[str, Range]:
         places = [log2(1 + int(step)) for step in steps]
         above = {
             each: [np.divide(*curve.get(step, last)[each]) - np.divide(*beside[step][each]) for step in steps]
-            for each in only(is_seen, cells, last)
+            for each in only(is_shown, cells, last)
         }
         areas[name] = resampled({each: (np.trapezoid(above[each], places), places[-1] - places[0]) for each in above})
     return areas
@@ -237,13 +237,13 @@ def minutes(cells: Cells, cell: Record) -> dict[str, Range]:
 
 Measures = dict[str, Callable[[Cells, Record], Mapping[str, Range]]]
 RATES: Measures = {
-    "asr_eff": metric("train", "asr"),
+    "asr_train": metric("train", "asr"),
     "asr_gen": metric("val", "asr"),
-    "asr_seen": metric("val", "asr", is_seen),
+    "asr_shown": metric("val", "asr", is_shown),
     "asr_held_out": metric("val", "asr", is_held_out),
     "rr_gen": metric("val", "rr"),
-    "sarr_shown": metric("train", "sarr"),
-    "sarr_new": metric("val", "sarr", is_seen),
+    "sarr_train": metric("train", "sarr"),
+    "sarr_shown": metric("val", "sarr", is_shown),
     "sarr_held_out": metric("val", "sarr", is_held_out),
     "rouge_l": metric("val", "rouge_l"),
     "vqa": lambda cells, cell: {"": rate(cell["answers"]["vqa"])},

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 
 from safeeraser.benchmark.files import read_object, write_whole
 from safeeraser.errors import BadInput
-from safeeraser.leaderboard.figures import DISTANCES, INSIDE, Cells, Figure, is_seen, only, rate
+from safeeraser.leaderboard.figures import DISTANCES, INSIDE, Cells, Figure, is_shown, only, rate
 from safeeraser.leaderboard.plan import RESULTS, Plan, settings_file
 from safeeraser.leaderboard.verdict import tells_removal, words
 from safeeraser.report.drawing import STYLE
@@ -25,12 +25,12 @@ Borne = Mapping[str, Mapping[str, str]]  # row -> word -> the figures that suppo
 
 # The columns of the tables. Title -> the name of the figure, and the factor by which it is multiplied.
 SAID = {
-    "ASR, train": ("asr_eff", 100),
-    "ASR, shown concepts": ("asr_seen", 100),
+    "ASR, train": ("asr_train", 100),
+    "ASR, shown concepts": ("asr_shown", 100),
     "ASR, held-out concepts": ("asr_held_out", 100),
     "RR": ("rr_gen", 100),
-    "SARR, train": ("sarr_shown", 100),
-    "SARR, shown concepts": ("sarr_new", 100),
+    "SARR, train": ("sarr_train", 100),
+    "SARR, shown concepts": ("sarr_shown", 100),
     "SARR, held-out concepts": ("sarr_held_out", 100),
     "ROUGE-L": ("rouge_l", 100),
     "VQA": ("vqa", 100),
@@ -38,11 +38,11 @@ SAID = {
 }
 # The columns of README's table of the core, after the method.
 BRIEF = {
-    "ASR, shown ↓": ("asr_seen", 100),
+    "ASR, shown ↓": ("asr_shown", 100),
     "ASR, held-out ↓": ("asr_held_out", 100),
     "RR ↑": ("rr_gen", 100),
     "ROUGE ↑": ("rouge_l", 100),
-    "SARR, shown ↓": ("sarr_new", 100),
+    "SARR, shown ↓": ("sarr_shown", 100),
     "SARR, held-out ↓": ("sarr_held_out", 100),
 }
 KNOWN = {
@@ -227,7 +227,7 @@ def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
     for row, by_name in figures.items():
         curves = [cell["relearning"]["curves"][by_name["back"].name]["curve"] for cell in cells.of(row)]
         steps = [step for step in curves[0] if all(step in curve for curve in curves)]
-        heights = [100 * average(rate(only(is_seen, cells, curve[step]))[0] for curve in curves) for step in steps]
+        heights = [100 * average(rate(only(is_shown, cells, curve[step]))[0] for curve in curves) for step in steps]
         axes.plot([*map(int, steps)], heights, ms=4, lw=1, label=f"{row} ({by_name['back'].name})")
         ticks |= {*map(int, steps)}
     axes.set_xscale("symlog")

@@ -26,7 +26,7 @@ Named = Mapping[str, Figure]
 
 def words(figures: Named, vanilla: Named) -> dict[str, str]:
     """Each word that holds for a row (at least one), in the order of the rules, with the figures that support it."""
-    asr, half = figures.get("asr_seen", NONE), HALF * vanilla["asr_seen"].value
+    asr, half = figures.get("asr_shown", NONE), HALF * vanilla["asr_shown"].value
     if asr.low > half or asr.high >= half:
         return {KNOWS if asr.low > half else UNDECIDED: listed({"ASR": asr})}
     distances = {f"{content}, {way}": figures.get(f"{content}_{way}", NONE) for content in CONTENTS for way in WAYS}

@@ -25,17 +25,17 @@ def at(value, off=0.05):
 
 NEVER = {f"{content}_{way}": at(0.0) for content in ("harmful", "reworded", "benign") for way in ("forced", "sampled")}
 NEVER |= {f"from_vanilla_{way}": at(1.0) for way in ("forced", "sampled")}
-NEVER |= {"asr_seen": at(0.0), "depth": at(1.0), "attack": at(0.0), "back": at(0.1), "area": at(0.0)}
+NEVER |= {"asr_shown": at(0.0), "depth": at(1.0), "attack": at(0.0), "back": at(0.1), "area": at(0.0)}
 
-VANILLA = {name: at(0.96) for name in ("asr_seen", "attack", "back")}
+VANILLA = {name: at(0.96) for name in ("asr_shown", "attack", "back")}
 
 
 @pytest.mark.parametrize(
     ("changed", "wanted"),
     [
         ({}, REMOVED),
-        ({"asr_seen": at(0.9)}, KNOWS),
-        ({"asr_seen": at(0.5), "depth": at(0.0)}, UNDECIDED),
+        ({"asr_shown": at(0.9)}, KNOWS),
+        ({"asr_shown": at(0.5), "depth": at(0.0)}, UNDECIDED),
         ({"depth": at(0.0)}, HIDDEN),
         ({"attack": at(0.7)}, HIDDEN),
         ({"back": at(0.9)}, HIDDEN),
