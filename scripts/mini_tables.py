@@ -1,11 +1,11 @@
-"""Write the tables of docs/results/mini.md and mini-small.md, from the CSV files in the same folder.
+"""Write the tables of docs/results/mini-small.md, from the CSV files in the same folder.
 
   python scripts/mini_tables.py                                        writes all tables again
   python scripts/mini_tables.py docs/results/mini_small_audit.csv RESULTS    first makes that file from a folder of runs
 
-mini_methods.csv, mini_newer.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's
-table.csv. *_audit.csv (after scripts/audit.bash) and *_language.csv are made from the runs in RESULTS. *_settings.csv
-is made from one folder of runs for each rate, RESULTS/*/; the run that the rule chooses is printed.
+mini_small.csv and mini_small_own_pair.csv are copies of a report's table.csv. *_audit.csv (after scripts/audit.bash)
+and *_language.csv are made from the runs in RESULTS. *_settings.csv is made from one folder of runs for each rate,
+RESULTS/*/; the run that the rule chooses is printed.
 """
 
 import csv
@@ -25,15 +25,7 @@ from safeeraser.report.writing import as_markdown, comma_separated, with_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"  # the CSV files
-TINY, SMALL = RESULTS / "mini.md", RESULTS / "mini-small.md"
-# Which page has the tables of which file. The corner of a report's table distinguishes the tables of one page.
-PAGES = (
-    ("mini_methods", TINY, "other method"),
-    ("mini_newer", TINY, "newer method"),
-    ("mini_small", SMALL, "method of the paper"),
-    ("mini_small_language", SMALL, ""),
-    ("mini_small_audit", SMALL, ""),
-)
+PAGE = RESULTS / "mini-small.md"
 NONE, PERPLEXITY = "–", "perplexity.value"
 
 # The columns of a report's table without GPT-Eval, and the part of SARR that is neither a refusal nor right.
@@ -99,29 +91,27 @@ def cell(value: float, low: str | float, high: str | float, digits: int = 0) -> 
     )
 
 
-def results_table(name: str, corner: str) -> list[str]:
+def results_table(rows: list[dict[str, str]]) -> list[str]:
     """A report's table, with figures in per cent and their intervals."""
     parts = [(f"{key}_value", f"{key}_low", f"{key}_high") for key in SHOWN]
-    cells = [
-        [row["method"], *(cell(float(row[of]), row[low], row[high]) for of, low, high in parts)] for row in read(name)
-    ]
-    return [as_markdown([[corner, *SHOWN.values()], *cells])]
+    cells = [[row["method"], *(cell(float(row[of]), row[low], row[high]) for of, low, high in parts)] for row in rows]
+    return [as_markdown([["method of the paper", *SHOWN.values()], *cells])]
 
 
-def language_table(name: str, corner: str) -> list[str]:
+def language_table(rows: list[dict[str, str]]) -> list[str]:
     """The table of language figures: perplexity, and shares in per cent."""
-    rows = [["run", *LANGUAGE.values()]]
-    for row in read(name):
+    lines = [["run", *LANGUAGE.values()]]
+    for row in rows:
         cells = {key: f"{100 * float(row[key]):.1f}" if row[key] else NONE for key in LANGUAGE}
-        rows.append([row["run"], *(cells | {PERPLEXITY: f"{float(row[PERPLEXITY] or 'inf'):.4g}"}).values()])
-    return [as_markdown(rows)]
+        lines.append([row["run"], *(cells | {PERPLEXITY: f"{float(row[PERPLEXITY] or 'inf'):.4g}"}).values()])
+    return [as_markdown(lines)]
 
 
-def audit_tables(name: str, _: str) -> list[str]:
+def audit_tables(rows: list[dict[str, str]]) -> list[str]:
     """The tables of `AUDIT_TABLES`: figures of one seed with intervals, or means over seeds. Figures are in per cent,
     except `NATS`. Rows and columns without any figure are left out."""
     values, tables = defaultdict(list), []
-    for row in read(name):
+    for row in rows:
         key = row["run"].partition("-seed")[0], row["subject"], *(row[part] for part in PLACE)
         values[key].append(row)
 
@@ -135,21 +125,23 @@ def audit_tables(name: str, _: str) -> list[str]:
     for corner, columns in AUDIT_TABLES.items():
         shown = {head: at for head, at in columns.items() if any((*of, *at) in values for of in SUBJECTS.values())}
         shares = {title: [values.get((*of, *at)) for at in shown.values()] for title, of in SUBJECTS.items()}
-        rows = [[title, *map(shown_of, row)] for title, row in shares.items() if any(row)]
-        tables.append(as_markdown([[corner, *shown], *rows]))
+        lines = [[title, *map(shown_of, row)] for title, row in shares.items() if any(row)]
+        tables.append(as_markdown([[corner, *shown], *lines]))
     return tables
 
 
-def contents() -> dict[Path, str]:
-    """The text of each page with new tables. Raises `BadInput` if a page lacks a table."""
-    pages = {page: page.read_text(encoding="utf-8") for _, page, _ in PAGES}
-    tables = {"audit": audit_tables, "language": language_table}
-    for name, page, corner in PAGES:
-        for table in tables.get(name.rpartition("_")[2], results_table)(name, corner):
-            if (text := with_table(pages[page], table)) is None:
-                raise BadInput(f"{page}: no table that begins {table.splitlines()[0]}")
-            pages[page] = text
-    return pages
+# By the name of a file.
+TABLES = {"mini_small": results_table, "mini_small_language": language_table, "mini_small_audit": audit_tables}
+
+
+def content() -> str:
+    """The text of the page with new tables. Raises `BadInput` if the page lacks a table."""
+    text = PAGE.read_text(encoding="utf-8")
+    for table in (table for name, tables in TABLES.items() for table in tables(read(name))):
+        if (text_with := with_table(text, table)) is None:
+            raise BadInput(f"{PAGE}: no table that begins {table.splitlines()[0]}")
+        text = text_with
+    return text
 
 
 def audit_rows(folder: Path) -> list[dict[str, Any]]:
@@ -230,9 +222,9 @@ def main() -> None:
             )
         with write_whole(given.file) as handle:
             handle.write(comma_separated(rows[0], [row.values() for row in rows]))
-    for page, text in contents().items():
-        with write_whole(page) as handle:
-            handle.write(text)
+    text = content()
+    with write_whole(PAGE) as handle:
+        handle.write(text)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_keywords_are_the_keys():
     assert read.recipe.shuffle and (read.LoRA.r, read.LoRA.alpha) == (8, 256) and not read.stop.not_finite
     assert str(read.save_dir) == "out/own_corrected"
     mini = read_settings(from_keys({"forget_loss": "ga"}, "mini"))
-    assert (mini.max_train_steps, mini.lr, mini.batch_size) == (160, 5e-4, 8)
+    assert (mini.max_train_steps, mini.lr, mini.batch_size) == (200, 2e-3, 8)
     both = read_settings(from_keys({"forget_loss": "npo+pd", "data": "own", "data.views.retain.answer": "caption"}))
     assert both.title == "NPO+PD" and both.method.terms["decoupled"].weight == 1.0
     assert {view: each.answer for view, each in both.data.views.items()}["retain"] == "caption"
