@@ -5,7 +5,6 @@ config/mini.yaml are those that the rule chooses.
 """
 
 import csv
-import json
 import re
 
 import pytest
@@ -14,6 +13,8 @@ from helpers import write_json
 
 from safeeraser.benchmark.audits import Audit
 from safeeraser.benchmark.figures import write_table
+from safeeraser.benchmark.files import read_json
+from safeeraser.leaderboard.plan import read_plan, settings_file
 from safeeraser.unlearn.config.compose import from_keys
 
 from .pages import ROOT, load, prose
@@ -35,6 +36,7 @@ def test_the_tutorial_names_the_folder_that_its_training_writes():
     assert f" --checkpoint_path {composed.save_dir} " in (ROOT / "docs" / "tutorials" / "mini.md").read_text()
 
 
+PLAN = read_plan()
 CONTROLS = {"none": "po", "none+pd": "popd"}  # controls fine-tune alone, with the settings of another method
 TABLES = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"]
 
@@ -51,11 +53,18 @@ def test_readers_see_how_steps_and_rate_were_chosen_for_the_small_model():
         assert (used["lr"], used["max_train_steps"]) == (float(chosen["lr"]), int(chosen["max_train_steps"]))
 
 
-@pytest.mark.parametrize("method", TABLES["tiny"]["methods"])
-def test_the_mini_benchmark_trains_with_the_settings_that_the_leaderboard_chose(method):
-    kept = ROOT / "docs" / "results" / "leaderboard" / "settings" / f"{CONTROLS.get(method, method)}.json"
-    chosen = json.loads(kept.read_text(encoding="utf-8"))["chosen"]
-    assert {key: TABLES["tiny"]["methods"][method][key] for key in chosen} == chosen
+def test_the_mini_benchmark_trains_with_the_settings_that_the_leaderboard_chose():
+    rows = TABLES["tiny"]["methods"]
+    used = {name: {"lr": row["lr"], "max_train_steps": row["max_train_steps"]} for name, row in rows.items()}
+    chosen = {name: read_json(ROOT / settings_file(name))["chosen"] for name in PLAN.chosen}
+    assert {name: used[name] for name in chosen} == chosen
+    assert {name: used[name] for name in CONTROLS} == {name: chosen[of] for name, of in CONTROLS.items()}
+
+
+def test_every_row_of_the_leaderboard_has_all_its_runs():
+    cells = [cell.kept for group in PLAN.groups for cell in PLAN.cells(group)]
+    assert not [str(file) for file in cells if not (ROOT / file).is_file()]
+    assert len(cells) == len(list((ROOT / "docs" / "results" / "leaderboard" / "cells").glob("*/*.json")))
 
 
 def test_what_was_measured_bears_what_controls_are_for():
