@@ -10,5 +10,8 @@ if ((${#gpus[@]} > 1)); then engine=config/accelerate_config.yaml; else engine=c
 engine=${ACCELERATE_CONFIG:-$engine}
 # First a dry run in one process: a mistake in settings or data is then one line, not many from each process.
 python forget.py --config-name forget_lora.yaml "$@" dry_run=true "engine=$engine"
+# The launcher kills its processes this many seconds after Ctrl-C or SIGTERM. By default that is 30, too few to end the
+# optimizer step and write a checkpoint.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-900}
 exec accelerate launch --config_file "$engine" \
   forget.py --config-name forget_lora.yaml "$@"

@@ -96,6 +96,7 @@ def test_an_engine_that_contradicts_the_settings_is_refused(says):
     engine, words = CASES["refused"][says]
     assert says in refusal(lambda: check_engine(Engine(**engine), settings(*words.split()), items=48))
     check_engine(Engine("ddp", 24, mixed_precision="bf16"), settings("dtype=auto", "batch_size=2"), items=48)
+    check_engine(Engine("zero2", 2, offload_optimizer=True), settings("trainer.optim=adamw_torch"), items=48)
 
 
 def test_an_engine_that_is_named_but_not_launched_or_that_accelerate_would_replace(tmp_path, monkeypatch):

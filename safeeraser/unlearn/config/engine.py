@@ -159,6 +159,12 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
             f"engine: {engine.processes} processes, but the {items} items make only {items // settings.batch_size} "
             f"whole micro-steps of batch_size={settings.batch_size}; launch fewer processes"
         )
+    optimizer = settings.trainer.get("optim", "adamw_torch")
+    if engine.deepspeed and engine.offload_optimizer and str(optimizer) not in ("adamw_torch", "adamw_torch_fused"):
+        raise BadInput(
+            f"trainer.optim={optimizer}: where the engine offloads the optimizer, accelerate replaces it by "
+            "DeepSpeed's Adam for the CPU; take config/accelerate/ddp.yaml or zero3.yaml"
+        )
     if settings.finetune == "full" and settings.method.needs_reference and engine.shards_weights:
         raise BadInput(
             f"finetune=full: {settings.method.name} compares with the untouched model, which {engine.name} would not "
