@@ -189,8 +189,11 @@ def has_flash_attention(dtype: torch.dtype) -> bool:
     return is_flash_attn_2_available() and dtype != torch.float32
 
 
-def choose_attention(name: str, dtype: torch.dtype, family: Family) -> str:
+def choose_attention(name: str, dtype: torch.dtype, family: Family, *, padding: bool = False) -> str:
     """The attention implementation to train with: `name`, or for `auto` the fastest one available, which is logged.
+
+    Args:
+        padding: whether the loss reads padding, whose states flash-attn sets to 0.
 
     Raises:
         BadInput: `name` is `flash_attention_2`, and flash-attn or a GPU is missing.
@@ -199,14 +202,15 @@ def choose_attention(name: str, dtype: torch.dtype, family: Family) -> str:
         raise BadInput(f"attention={name}: flash-attn or a GPU is missing; attention=auto takes the best that is here")
     if name != "auto":
         return name
-    if has_flash_attention(dtype) and family.flash_attention:
+    if has_flash_attention(dtype) and family.flash_attention and not padding:
         log.info("attention: flash-attn")
         return "flash_attention_2"
     if dtype == torch.bfloat16 and not torch.cuda.is_available():
         log.info("attention: eager, since the backward pass of SDPA in bfloat16 is slow on CPUs")
         return "eager"
     log.info(
-        "attention: SDPA, since flash-attn or a GPU is missing, the dtype is float32, or the family's mask is its own"
+        "attention: SDPA, since flash-attn or a GPU is missing, the dtype is float32, the family's mask is its own, or "
+        "the loss reads padding"
     )
     return "sdpa"
 

@@ -23,7 +23,7 @@ from safeeraser.unlearn.data.items import Data, note_spelling
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.hooks.mask import Mask, kept_mask, make_mask
 from safeeraser.unlearn.job import Job
-from safeeraser.unlearn.masters import gather
+from safeeraser.unlearn.masters import gathered
 
 
 def load_dataset(settings: Settings, job: Job, *, check: bool = True) -> PlanDataset:
@@ -87,7 +87,7 @@ def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) 
     return load_model(
         settings.model_path,
         dtype,
-        choose_attention(settings.attention, dtype, settings.family),
+        choose_attention(settings.attention, dtype, settings.family, padding=settings.method.reads_padding),
         quantization=settings.quantization,
         device=None if engine.shards_weights else arguments.device,
     )
@@ -149,8 +149,11 @@ def save(trainer: Trainer, settings: Settings, preprocessor: Preprocessor) -> No
         return
     dtype, model = choose_dtype(settings.dtype), trainer.accelerator.unwrap_model(trainer.model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    values, weights = gather(trained), trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if trainer.is_world_process_zero():
-        weights |= values
-        state = {name: weight.to(dtype) for name, weight in weights.items()}
-        write_model(settings.save_dir, model, preprocessor, state)
+    writes = trainer.is_world_process_zero()
+    # One value at a time is on a GPU in float32, and one process keeps it: of all together a GPU could be too small.
+    values = {name: value.to("cpu", dtype) for name, value in gathered(trained) if writes}
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if writes:
+        write_model(
+            settings.save_dir, model, preprocessor, {name: each.to(dtype) for name, each in weights.items()} | values
+        )

@@ -64,11 +64,13 @@ def copies(parameters: Sequence[nn.Parameter], into: list[Tensor]) -> list[Tenso
     return into
 
 
-def gather(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Each parameter in full; where it has a master, the master's values. All processes call this together."""
+def gathered(named: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter's name and its values in full; where it has a master, the master's values. All processes go
+    through all of them together; who keeps none holds one of them at a time."""
     frozen = [each for each in named.values() if not each.requires_grad]
     with gather_params_ctx(frozen, modifier_rank=None):
-        return {name: _master(each) if _has_master(each) else _full(each.detach()) for name, each in named.items()}
+        for name, each in named.items():
+            yield name, _master(each) if _has_master(each) else _full(each.detach())
 
 
 def take_up(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:

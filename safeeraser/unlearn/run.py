@@ -22,7 +22,7 @@ from safeeraser.benchmark.adapters import RUN_FILE, run_of
 from safeeraser.benchmark.files import held, read_json, read_json_lines, read_object, write_json
 from safeeraser.benchmark.origin import git_commit, now, versions
 from safeeraser.errors import Interrupted
-from safeeraser.model.load import load_config
+from safeeraser.model.load import choose_dtype, load_config
 from safeeraser.model.lora import trained_parameters
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.config.engine import Engine, check_running
@@ -245,6 +245,8 @@ def train(settings: Settings, job: Job, trainer: UnlearnTrainer) -> dict[str, An
     return {
         "to_step": trainer.state.global_step,
         "stopped": trainer.interruption.guard.stopped,
+        "dtype": str(choose_dtype(settings.dtype)).removeprefix("torch."),
+        "attention": trainer.model.config._attn_implementation,
         **measure_sitting(trainer.accelerator, seconds, trainer.items_seen),
         **({"interrupted": signal.Signals(number).name} if number else {}),
     }

@@ -22,7 +22,7 @@ from safeeraser.model.lora import adapter_parameters
 from safeeraser.model.projector import baked, plainly_named
 from safeeraser.unlearn.hooks.ending import Interruption, leave_group
 from safeeraser.unlearn.hooks.moved import MovedGradient
-from safeeraser.unlearn.masters import add_up_in_float32, gather
+from safeeraser.unlearn.masters import add_up_in_float32, gathered
 from safeeraser.unlearn.objective.objective import Objective
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.state import State, checkpoint_written_whole
@@ -157,7 +157,7 @@ class UnlearnTrainer(Trainer):
         """Save the adapter's trained values, gathering nothing else. Trainer saves a model without adapter."""
         if not isinstance(self.model, PeftModel):
             return super().save_model(output_dir, _internal_call)
-        weights = baked(self.model, gather(adapter_parameters(self.model)))
+        weights = baked(self.model, dict(gathered(adapter_parameters(self.model))))
         with plainly_named(self.model):
             self._save(output_dir, state_dict=weights)
 

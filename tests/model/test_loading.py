@@ -134,6 +134,8 @@ def test_auto_is_the_fastest_dtype_and_attention(monkeypatch):
         monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda flash=flash: flash)
         assert [choose_attention(name, dtype, family) for name in ("auto", "eager")] == [runs, "eager"]
         assert choose_dtype("auto") == (half if gpu else single)
+        if runs == "flash_attention_2":  # it would set the states of padding to 0
+            assert choose_attention("auto", dtype, family, padding=True) == "sdpa"
     monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: False)
     with pytest.raises(BadInput, match=r"attention=flash_attention_2: .* attention=auto takes"):
         choose_attention("flash_attention_2", half, llava)

@@ -117,6 +117,7 @@ def test_the_log_the_plan_and_run_json(whole):
         "trained_parameters": {"LoRA": lora, "projector": projector, "vision_tower": 0},
     }  # fmt: skip
     assert (sitting["from_step"], sitting["to_step"], sitting["stopped"]) == (0, 4, None) and sitting["seconds"] > 0
+    assert (sitting["dtype"], sitting["attention"]) == ("float32", "sdpa")
     assert sitting["items_per_second"] == pytest.approx(8 / sitting["seconds"], rel=0.01)
     # Plausible bounds for a process that has loaded torch and runs this tiny model.
     assert 2e8 < sitting["peak_process_bytes"] < 4e9

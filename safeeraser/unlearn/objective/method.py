@@ -169,6 +169,11 @@ class Method(Keys):
         return {name: term.weight for name, term in self.terms.items() if not isinstance(term.weight, float)}
 
     @property
+    def reads_padding(self) -> bool:
+        """Whether some term reads the model's outputs on padding."""
+        return any(term.positions == "all" for term in self.terms.values())
+
+    @property
     def starts_flat(self) -> bool:
         """Whether no term has a gradient when the model equals the untouched one."""
         return all(LOSSES[term.loss].starts_flat for term in self.terms.values())
