@@ -50,7 +50,7 @@ class FixedSteps:
         if fresh := not (self._knows(context) and context.cache.layers[0].end < self.held.shape[1]):
             self._lay_out(context)
         self.ids.copy_(tokens[:, None])
-        if fresh or not tokens.is_cuda:
+        if not tokens.is_cuda or (fresh and not self.graph):
             self._step(context)  # on a GPU this is the warm-up that must precede a recording
         else:
             self.graph = self.graph or self._record(context)

@@ -3,6 +3,8 @@
 Steps of fixed shapes give the same logits too. While a GPU records such a step, the CPU reads nothing from the GPU.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import MODEL
@@ -86,17 +88,40 @@ def test_the_head_is_given_whole_rows_wherever_reading_ends(vlm):
     assert not head._forward_pre_hooks
 
 
+class OnGpu(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True
+
+
+class AsRecorded(FixedSteps):
+    """Replays on a CPU what it should have recorded. As on a GPU, a replay writes to the recording's tensors, and a
+    name that was bound to another tensor since then stays so."""
+
+    def _record(self, context):
+        self.logits = recorded = torch.empty_like(self.logits)
+
+        def replay():
+            bound = self.logits
+            self._step(context)
+            recorded.copy_(self.logits)
+            self.logits = bound
+
+        return SimpleNamespace(replay=replay)
+
+
 @torch.no_grad()
-def test_fixed_steps_are_those_of_a_growing_context(vlm):
+@pytest.mark.parametrize("kind", [FixedSteps, AsRecorded])
+def test_fixed_steps_are_those_of_a_growing_context(vlm, kind):
     """This holds when a row is replaced, memory is reused from its beginning, memory grows, and rows are dropped."""
     torch.manual_seed(0)
     long, short, other = (torch.randint(5, 400, (length,)).tolist() for length in (WIDTH - SPARE - 9, 40, 7))
-    fixed, grown, steps, laid_out = read(vlm.model, long, short), read(vlm.model, long, short), FixedSteps(), []
+    fixed, grown, steps, laid_out = read(vlm.model, long, short), read(vlm.model, long, short), kind(), []
 
     def go_on(count):
         for _ in range(count):
             tokens = torch.randint(5, 400, (len(fixed.mask),))
-            steps.read(fixed, tokens)
+            steps.read(fixed, tokens.as_subclass(OnGpu) if kind is AsRecorded else tokens)
             grown.read(tokens[:, None])
             assert torch.allclose(fixed.logits, grown.logits, atol=2e-5) and torch.equal(fixed.mask, grown.mask)
             if not laid_out or laid_out[-1] != (steps.held.data_ptr(), *steps.held.shape):
