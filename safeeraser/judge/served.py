@@ -21,7 +21,7 @@ from safeeraser.judge.store import Kept, Store, request_hash
 from safeeraser.keys import NONE, OF_HOST, OPENAI_KEY, ApiKey, address_of, host_of, is_openai, openai_key, read_key
 from safeeraser.replies import FILTERED, Failure, Reply
 
-TIMEOUT = 60.0  # seconds of silence after which an attempt is given up
+TIMEOUT = 600.0  # seconds of silence, in a local server's queue too, after which an attempt is given up
 CHARACTERS = 4  # of English text per token, roughly
 PICTURE = 765  # tokens per picture, as OpenAI counts 1024 x 1024 pixels
 PICTURES = 64  # encoded pictures to keep, because the queries about one follow each other

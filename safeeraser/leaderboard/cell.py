@@ -38,7 +38,9 @@ def write_cell(plan: Plan, cell: Cell) -> None:
     record["settings"] = plan.settings(cell.row) if cell_row.is_trained else {}
     record["versions"] = versions(*PACKAGES)
     if adapter and not cell_row.noise_of:
-        record["training_seconds"] = round(sum(each["seconds"] for each in run_of(adapter)["sittings"]))
+        sittings = run_of(adapter)["sittings"]
+        if all("seconds" in each for each in sittings):  # a sitting that was killed has recorded only its start
+            record["training_seconds"] = round(sum(each["seconds"] for each in sittings))
     for name, measure in PARTS.items():
         file = cell.folder / f"{name}.json"
         if not file.is_file():
