@@ -208,10 +208,7 @@ def choose_attention(name: str, dtype: torch.dtype, family: Family, *, padding: 
     if dtype == torch.bfloat16 and not torch.cuda.is_available():
         log.info("attention: eager, since the backward pass of SDPA in bfloat16 is slow on CPUs")
         return "eager"
-    log.info(
-        "attention: SDPA, since flash-attn or a GPU is missing, the dtype is float32, the family's mask is its own, or "
-        "the loss reads padding"
-    )
+    log.info("attention: SDPA; docs/reference/engines.md says when flash-attn is taken")
     return "sdpa"
 
 

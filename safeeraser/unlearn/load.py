@@ -150,10 +150,9 @@ def save(trainer: Trainer, settings: Settings, preprocessor: Preprocessor) -> No
     dtype, model = choose_dtype(settings.dtype), trainer.accelerator.unwrap_model(trainer.model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     writes = trainer.is_world_process_zero()
-    # One value at a time is on a GPU in float32, and one process keeps it: of all together a GPU could be too small.
+    # A GPU may be too small for all values in float32, so it has one at a time, and only one process keeps them.
     values = {name: value.to("cpu", dtype) for name, value in gathered(trained) if writes}
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if writes:
-        write_model(
-            settings.save_dir, model, preprocessor, {name: each.to(dtype) for name, each in weights.items()} | values
-        )
+        state = {name: each.to(dtype) for name, each in weights.items()} | values
+        write_model(settings.save_dir, model, preprocessor, state)

@@ -65,8 +65,8 @@ def copies(parameters: Sequence[nn.Parameter], into: list[Tensor]) -> list[Tenso
 
 
 def gathered(named: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter's name and its values in full; where it has a master, the master's values. All processes go
-    through all of them together; who keeps none holds one of them at a time."""
+    """Each parameter's name and its values in full; where it has a master, the master's values. All processes must
+    take all of them, together. A process that keeps none holds one at a time."""
     frozen = [each for each in named.values() if not each.requires_grad]
     with gather_params_ctx(frozen, modifier_rank=None):
         for name, each in named.items():
